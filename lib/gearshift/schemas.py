@@ -1,0 +1,193 @@
+"""Pure values that the parts hand to each other. Standard library only.
+
+`None` means "unknown", never 0. Times are raw stamps of `time.monotonic()`, in seconds; durations
+are properties over them. A `Chunk` is a piece of a streamed answer, a `Passage` a piece of a
+document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended. Each is proof that it did end."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample; `None` leaves the choice to the server."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One question to one model.
+
+    `context_length` is the context, in tokens, that the prompt was made for: a server that
+    allocates it on request (Ollama) is told.
+    """
+
+    messages: Sequence[Message]
+    model: str
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+# Not frozen: a frozen dataclass costs three times as much to make, and one is made per token.
+@dataclass(slots=True)
+class Chunk:
+    """A piece of a streamed answer; `str(chunk)` is its text.
+
+    The last chunk alone carries `finish_reason`, and `usage` where the server counted.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(slots=True)
+class Timings:
+    """Stamps of one answer."""
+
+    started: float
+    retrieved: float | None = None
+    first_token: float | None = None
+    ended: float | None = None
+
+    @property
+    def retrieval_s(self) -> float | None:
+        """Seconds from the question to the passages."""
+        return None if self.retrieved is None else self.retrieved - self.started
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: seconds from the question to the first text, retrieval included."""
+        return None if self.first_token is None else self.first_token - self.started
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds from the question to the end of the answer."""
+        return None if self.ended is None else self.ended - self.started
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole answer of a model; `str(generation)` is its text."""
+
+    text: str
+    reasoning: str
+    finish_reason: FinishReason
+    usage: Usage
+    model: str
+    provider: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that a provider offers. `context_length` is in tokens, `size_bytes` on disk."""
+
+    name: str
+    context_length: int | None = None
+    size_bytes: int | None = None
+    quantization: str | None = None
+    parameters: str | None = None
+    embeds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """What a provider said when it was asked how it is; true when it can answer a chat."""
+
+    ready: bool
+    detail: str
+    version: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.ready
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document: `text` is `document_text[start:end]`.
+
+    `heading` is the path of headings above it, outermost first; `page` counts from 1.
+    """
+
+    id: str
+    document: str
+    text: str
+    start: int
+    end: int
+    heading: tuple[str, ...] = ()
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that a search found; a higher `score` is better, comparable within one search."""
+
+    passage: Passage
+    score: float
+
+
+class CitedBy(StrEnum):
+    """Who tied a sentence to a passage: the model wrote `[n]`, or we matched it afterwards."""
+
+    MODEL = "model"
+    MATCH = "match"
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """`answer[start:end]` is supported by source `number`.
+
+    `passage` is the source's id, or `None` when the model cites a number that does not exist.
+    """
+
+    number: int
+    passage: str | None
+    by: CitedBy
+    start: int
+    end: int
+    score: float | None = None

@@ -1,0 +1,214 @@
+"""Settings: the only reader of the environment and of `.env`.
+
+The names without a prefix are those of the guide; what Gearshift adds begins with `GEARSHIFT_`.
+The environment wins over `.env`, which is read from the working directory. A wrong value raises
+`SettingsError` with one sentence for each thing that is wrong; secrets are never printed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gearshift.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+ENV_FILE = Path(".env")
+"""Where defaults are read from and `switch` writes to, relative to the working directory."""
+
+ProviderName = Literal["ollama", "vllm", "embedded"]
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine by name or number; no name is looked up."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _base_url(value: object) -> str:
+    text = str(value).strip().rstrip("/")
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises on a port that is not one
+    except ValueError as wrong:
+        raise ValueError(f"is not a URL ({wrong})") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// address such as http://localhost:8001")
+    if parts.username or parts.password:
+        raise ValueError("must not carry a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("must not carry a query (?…) or a fragment (#…)")
+    return text
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+BaseURL = Annotated[str, BeforeValidator(_base_url)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+def _guide(name: str) -> Any:
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """What is configured. Make one with `load_settings()`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_prefix="GEARSHIFT_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    llm_provider: Annotated[ProviderName, BeforeValidator(_lower)] = Field(
+        "ollama", validation_alias=_guide("LLM_PROVIDER")
+    )
+    vllm_base_url: BaseURL = Field(
+        "http://localhost:8001", validation_alias=_guide("VLLM_BASE_URL")
+    )
+    vllm_model_path: str = Field("", validation_alias=_guide("VLLM_MODEL_PATH"))
+    vllm_gpu_count: int = Field(1, ge=1, le=8, validation_alias=_guide("VLLM_GPU_COUNT"))
+    vllm_tensor_parallel_size: int = Field(
+        1, ge=1, le=8, validation_alias=_guide("VLLM_TENSOR_PARALLEL_SIZE")
+    )
+    ollama_base_url: BaseURL = Field(
+        "http://localhost:11434", validation_alias=_guide("OLLAMA_BASE_URL")
+    )
+    default_model: str = Field("mistral", min_length=1, validation_alias=_guide("DEFAULT_MODEL"))
+
+    home: Path = Path("~/.gearshift")
+    allow_remote: bool = False
+    vllm_api_key: SecretStr | None = None
+    proxy: BaseURL | None = None
+    connect_timeout: Seconds = 5.0
+    first_token_timeout: Seconds = 120.0
+    progress_timeout: Seconds = 30.0
+    total_timeout: Seconds = 600.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.vllm_gpu_count % self.vllm_tensor_parallel_size:
+            raise ValueError(
+                f"VLLM_TENSOR_PARALLEL_SIZE={self.vllm_tensor_parallel_size} must divide "
+                f"VLLM_GPU_COUNT={self.vllm_gpu_count} evenly"
+            )
+        if not self.allow_remote:
+            for name in ("vllm_base_url", "ollama_base_url"):
+                url: str = getattr(self, name)
+                if not is_loopback(url):
+                    raise ValueError(
+                        f"{name.upper()}={url} is not on this machine: use a loopback address "
+                        "(localhost, 127.0.0.1), or set GEARSHIFT_ALLOW_REMOTE=true if prompts and "
+                        "documents may leave it"
+                    )
+        return self
+
+    @property
+    def home_dir(self) -> Path:
+        """`GEARSHIFT_HOME` with `~` expanded, absolute."""
+        return self.home.expanduser().absolute()
+
+
+def variable_name(field: str) -> str:
+    """The environment variable that sets a field of `Settings`."""
+    alias = Settings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"GEARSHIFT_{field.upper()}"
+
+
+def _sentence(error: Any) -> str:
+    where = str(error["loc"][0]) if error["loc"] else ""
+    text = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return str(text)
+    name = variable_name(where) if where in Settings.model_fields else where
+    field = next((f for f in Settings.model_fields if variable_name(f) == name), "")
+    secret = "key" in field or "token" in field.split("_")
+    shown = "(hidden)" if secret else repr(error["input"])
+    text = text[0].lower() + text[1:]
+    return f"{name}={shown}: {text}"
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Reads and checks the environment and `.env` once; `load_settings.cache_clear()` forgets.
+
+    Raises:
+        SettingsError: with every wrong value in one message.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as wrong:
+        problems = [_sentence(error) for error in wrong.errors()]
+        raise SettingsError(
+            "wrong settings: " + "; ".join(problems),
+            hint=f"correct them in the environment or in {ENV_FILE.absolute()}",
+        ) from None
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise SettingsError(
+            f"cannot read {ENV_FILE.absolute()}: {wrong}", hint="make it a readable UTF-8 file"
+        ) from None
+    log.info("Security settings validation passed (LLM Provider: %s)", settings.llm_provider)
+    return settings
+
+
+def save_setting(name: str, value: str) -> bool:
+    """Writes `name=value` into `.env`, keeping every other line; the file is replaced at once.
+
+    Returns whether it has an effect: `False` when the environment sets `name` and so wins.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    if re.search(r"[\r\n'\\\0]", value):
+        raise SettingsError(f"{name} cannot hold {value!r}", hint="use plain text in one line")
+    line = f"{name}='{value}'" if re.search(r"[^\w./:@+-]", value) else f"{name}={value}"
+    try:
+        lines = ENV_FILE.read_text("utf-8").splitlines() if ENV_FILE.exists() else []
+        ours = re.compile(rf"\s*(export\s+)?{re.escape(name)}\s*=", re.IGNORECASE)
+        places = [i for i, old in enumerate(lines) if ours.match(old)]
+        if places:
+            lines[places[-1]] = line
+        else:
+            lines.append(line)
+        scratch = ENV_FILE.with_name(f".env.{os.getpid()}.new")
+        scratch.write_text("\n".join(lines) + "\n", "utf-8")
+        if ENV_FILE.exists():
+            scratch.chmod(ENV_FILE.stat().st_mode & 0o777)
+        scratch.replace(ENV_FILE)
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise SettingsError(
+            f"cannot write {ENV_FILE.absolute()}: {wrong}",
+            hint=f"set {name} in the environment instead",
+        ) from None
+    load_settings.cache_clear()
+    return name not in os.environ
