@@ -13,7 +13,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 ENV_FILE = Path(".env")
 """Where defaults are read from and `switch` writes to, relative to the working directory."""
 
-ProviderName = Literal["ollama", "vllm", "embedded"]
+PROVIDERS = tuple(
+    sorted(path.stem for path in (Path(__file__).parent / "providers").glob("[!_]*.py"))
+)
+"""The slugs of the providers: each is a file in `providers/`."""
 
 
 def is_loopback(url: str) -> bool:
@@ -63,8 +66,11 @@ def _base_url(value: object) -> str:
     return text
 
 
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
+def _provider(value: object) -> str:
+    name = str(value).strip().lower()
+    if name not in PROVIDERS:
+        raise ValueError(f"there is no such provider; choose one of {', '.join(PROVIDERS)}")
+    return name
 
 
 BaseURL = Annotated[str, BeforeValidator(_base_url)]
@@ -88,7 +94,7 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    llm_provider: Annotated[ProviderName, BeforeValidator(_lower)] = Field(
+    llm_provider: Annotated[str, BeforeValidator(_provider)] = Field(
         "ollama", validation_alias=_guide("LLM_PROVIDER")
     )
     vllm_base_url: BaseURL = Field(

@@ -1,0 +1,19 @@
+"""Providers of language models behind `BaseLLMService`: each file without an underscore is one."""
+
+from gearshift.providers._base import BaseLLMService
+from gearshift.providers._factory import LLMServiceFactory
+from gearshift.providers._fallback import Failure, Fallback, Started, breaker, chain
+from gearshift.providers._loop import on_loop, run, submit
+
+__all__ = [
+    "BaseLLMService",
+    "Failure",
+    "Fallback",
+    "LLMServiceFactory",
+    "Started",
+    "breaker",
+    "chain",
+    "on_loop",
+    "run",
+    "submit",
+]

@@ -1,0 +1,146 @@
+"""Fallback with provenance: configured provider, then Ollama, then the embedded model.
+
+Before the first token a failing provider is replaced by the next one, and the record says so. After
+the first token nothing is replaced: two answers are never spliced. A breaker keeps a provider that
+just failed from costing every request its connect time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gearshift.errors import ContextExceeded, ProviderError, Rejected
+from gearshift.providers._base import BaseLLMService
+from gearshift.schemas import Chunk, GenerationRequest
+
+ORDER = ("ollama", "embedded")
+"""Who is asked after the configured provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A provider that was tried, or skipped, and why."""
+
+    provider: str
+    error: ProviderError
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Whose answer follows, to what was asked of it, and who failed before it."""
+
+    service: BaseLLMService
+    request: GenerationRequest
+    failures: tuple[Failure, ...]
+    fallback_from: str | None
+    """The provider that was wanted, when another one answers."""
+
+
+class Breaker:
+    """Remembers which providers just failed, by name and address, for everyone in this process."""
+
+    COOL_DOWN = 30.0  # seconds until one request may try again
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._until: dict[tuple[str, str], tuple[float, ProviderError]] = {}
+
+    def blocked(self, service: BaseLLMService) -> ProviderError | None:
+        """The error that keeps the provider out; past the cool-down one caller is let through."""
+        key = (service.name, service.url)
+        with self._lock:
+            until, error = self._until.get(key, (0.0, None))
+            if error is None or self._clock() < until:
+                return error
+            self._until[key] = (self._clock() + self.COOL_DOWN, error)
+            return None
+
+    def failed(self, service: BaseLLMService, error: ProviderError) -> None:
+        with self._lock:
+            until = self._clock() + self.COOL_DOWN
+            self._until[(service.name, service.url)] = (until, error)
+
+    def worked(self, service: BaseLLMService) -> None:
+        """Lets the provider in again: it answered, or a person asked for it by name."""
+        with self._lock:
+            self._until.pop((service.name, service.url), None)
+
+
+breaker = Breaker()
+
+
+def may_fall_back(error: ProviderError) -> bool:
+    """Whether another provider could do better; not where the request itself is at fault."""
+    return not isinstance(error, (ContextExceeded, Rejected))
+
+
+@dataclass
+class Fallback:
+    """Streams one answer from the first of `services` that gives one."""
+
+    services: Sequence[BaseLLMService]
+    prepare: Callable[[BaseLLMService], Awaitable[GenerationRequest]]
+    """Makes the request for a service: model and context differ from one to the next."""
+    breaker: Breaker = field(default_factory=lambda: breaker)
+
+    async def stream(self) -> AsyncIterator[Started | Chunk]:
+        """First a `Started`, with the first chunk at hand, then the chunks.
+
+        Raises:
+            ProviderError: of the first provider, when none gave an answer; of the one that
+                answered, when it broke off.
+        """
+        failures: dict[str, Failure] = {}
+        for service in self._in_turn(failures):
+            started = False
+            try:
+                request = await self.prepare(service)
+                chunks = service.stream(request)
+                try:
+                    first = await anext(chunks)
+                    self.breaker.worked(service)
+                    wanted = self.services[0]
+                    started = True
+                    yield Started(
+                        service,
+                        request,
+                        tuple(failures.values()),
+                        None if service is wanted else wanted.name,
+                    )
+                    yield first
+                    async for chunk in chunks:
+                        yield chunk
+                    return
+                finally:
+                    await chunks.aclose()
+            except ProviderError as error:
+                if may_fall_back(error):
+                    self.breaker.failed(service, error)
+                if started or not may_fall_back(error):
+                    raise
+                failures[service.name] = Failure(service.name, error)
+        raise failures[self.services[0].name].error
+
+    def _in_turn(self, failures: dict[str, Failure]) -> Iterator[BaseLLMService]:
+        """The services in order; those that the breaker holds back come last, not never."""
+        held_back = []
+        for service in self.services:
+            error = self.breaker.blocked(service) if len(self.services) > 1 else None
+            if error is None:
+                yield service
+            else:
+                failures[service.name] = Failure(service.name, error)
+                held_back.append(service)
+        yield from held_back
+
+
+def chain(
+    first: str, get_service: Callable[[str], BaseLLMService], fallback: bool = True
+) -> list[BaseLLMService]:
+    """The services to try for a chat that wants `first`."""
+    names = [first, *(name for name in ORDER if name != first)] if fallback else [first]
+    return [get_service(name) for name in names]

@@ -1,0 +1,214 @@
+"""The shared base of providers that speak OpenAI's chat completions (vLLM, llama.cpp's server)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from gearshift.errors import ProtocolError, ProviderError, Truncated
+from gearshift.providers._base import BaseLLMService
+from gearshift.providers._faults import excerpt, from_report, reported
+from gearshift.providers._wire import Events
+from gearshift.schemas import Chunk, FinishReason, GenerationRequest, Message, ModelInfo, Usage
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None  # what vLLM called it before 0.11, and llama.cpp does
+    tool_calls: list[Any] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    message: _Delta | None = None  # a server that ignores `stream` answers in one piece
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+    object: Any = None
+    message: Any = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class OpenAIReader:
+    """Reads a stream of chat completion chunks; `finish_reason` is the proof of the end.
+
+    The chunk with `finish_reason` is held back until `[DONE]`, because usage, or an error, may
+    still follow it.
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._events = Events()
+        self._last: Chunk | None = None
+        self._usage: Usage | None = None
+        self._done = False
+
+    @property
+    def proven(self) -> bool:
+        return self._last is not None
+
+    @property
+    def finished(self) -> bool:
+        return self._done
+
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        for name, event in self._events.feed(data):
+            yield from self._read(name, event)
+
+    def end(self) -> Iterator[Chunk]:
+        if not self.finished:
+            try:
+                for name, event in self._events.rest():
+                    yield from self._read(name, event)
+            except ProtocolError:
+                if not self.proven:
+                    raise self._truncated() from None
+        if self._last is None:
+            raise self._truncated()
+        self._last.usage = self._usage
+        yield self._last
+
+    def _truncated(self) -> Truncated:
+        return Truncated(
+            f"{self._who} ended the stream without saying that the answer is complete",
+            hint="ask again; the server's log says why it stopped",
+        )
+
+    def _read(self, name: bytes, data: bytes) -> Iterator[Chunk]:
+        if self.finished:
+            raise self._broken("something after its end")
+        if data == b"[DONE]":
+            if self._last is None:
+                raise self._truncated()
+            self._done = True
+            return
+        if name == b"error":
+            raise self._error(data)
+        try:
+            event = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            if b'"error"' in data:
+                raise self._error(data) from None
+            raise self._broken(f"an event that cannot be read ({excerpt(str(wrong))})") from None
+        if event.error is not None or event.object == "error":
+            raise self._error(data)
+        if event.choices is None:
+            if event.usage is None:
+                raise self._broken("an event without choices")
+            event.choices = []
+        if event.usage is not None:
+            self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
+        for choice in event.choices:
+            if choice.index == 0:
+                yield from self._choice(choice)
+
+    def _choice(self, choice: _Choice) -> Iterator[Chunk]:
+        delta = choice.delta or choice.message
+        if delta is None and choice.finish_reason is None:
+            raise self._broken("a choice without a delta")
+        if delta is not None:
+            text = delta.content or ""
+            reasoning = delta.reasoning or delta.reasoning_content or ""
+            if text or reasoning or delta.tool_calls:
+                if self._last is not None:
+                    raise self._broken("more text after the end of the answer")
+                yield Chunk(text, reasoning)
+        if choice.finish_reason is not None:
+            try:
+                reason = FinishReason(choice.finish_reason)
+            except ValueError:
+                # vLLM says "abort" when it is stopped in mid-answer: no reason to trust the rest.
+                raise Truncated(
+                    f"{self._who} gave the answer up ({excerpt(choice.finish_reason)})",
+                    hint="the server was probably being stopped: ask again",
+                ) from None
+            self._last = Chunk(finish_reason=reason)
+
+    def _broken(self, what: str) -> ProtocolError:
+        return ProtocolError(
+            f"{self._who} sent {what}", hint="ask again; is this an OpenAI-compatible server?"
+        )
+
+    def _error(self, data: bytes) -> ProviderError:
+        try:
+            body = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            body = data.decode("utf-8", "replace")
+        error = reported(body) or reported({"error": body})
+        assert error is not None
+        return from_report(error, self._who)
+
+
+class OpenAICompatibleService(BaseLLMService):
+    """A provider behind `/v1/chat/completions`."""
+
+    def _chat(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        sampling = request.sampling
+        options = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop) or None,
+        }
+        return "/v1/chat/completions", {
+            "model": request.model,
+            "messages": [message.as_dict() for message in request.messages],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **{name: value for name, value in options.items() if value is not None},
+        }
+
+    def _reader(self, request: GenerationRequest) -> OpenAIReader:
+        return OpenAIReader(self.label)
+
+    async def _list_models(self) -> list[ModelInfo]:
+        answer = await (await self._endpoint()).ask("/v1/models")
+        rows = answer.get("data")
+        if not isinstance(rows, list):
+            raise ProtocolError(
+                f"{self.label} did not list its models", hint="check host, port and path"
+            )
+        return [
+            ModelInfo(row["id"], context_length=_positive(row.get("max_model_len")))
+            for row in rows
+            if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"]
+        ]
+
+    async def _embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
+        endpoint = await self._endpoint()
+        payload = {"model": model, "input": list(texts), "encoding_format": "float"}
+        answer = await endpoint.ask("/v1/embeddings", payload, model, self.budgets.first_token)
+        try:
+            rows = sorted(answer["data"], key=lambda row: row["index"])
+            return [[float(value) for value in row["embedding"]] for row in rows]
+        except (KeyError, TypeError, ValueError):
+            raise ProtocolError(
+                f"{self.label} did not return embeddings", hint="use another embedding model"
+            ) from None
+
+    async def _count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
+        payload = {"model": model, "messages": [message.as_dict() for message in messages]}
+        answer = await (await self._endpoint()).ask("/tokenize", payload, model)
+        return _positive(answer.get("count"))
+
+
+def _positive(value: Any) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return value if is_count else None

@@ -1,0 +1,100 @@
+"""Bytes to events: the framing of NDJSON and of server-sent events.
+
+Lines are split at `\\n` alone and decoded whole: U+2028 and U+0085 are ordinary characters of JSON,
+and a code point may be cut by the network anywhere. What it does not know: what the events mean;
+each protocol's reader does (`ollama.py`, `_openai.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from gearshift.errors import ProtocolError
+from gearshift.schemas import Chunk
+
+MAX_LINE_BYTES = 1 << 20
+"""A line longer than this is no answer: it would be held in memory until its end came."""
+
+
+class StreamReader(Protocol):
+    """Turns the bytes of one response into chunks, and knows the proof of its end."""
+
+    @property
+    def proven(self) -> bool:
+        """The server has said that the answer is whole."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more needs to be read."""
+
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """The chunks that `data` completes.
+
+        Raises:
+            ProviderError: the server reports an error, or this is not the protocol.
+        """
+
+    def end(self) -> Iterator[Chunk]:
+        """What was held back, when the bytes have ended.
+
+        Raises:
+            Truncated: there was no proof of the end.
+        """
+
+
+class Lines:
+    """Splits bytes into lines, without their line ends."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes."""
+        *lines, rest = (self._rest + data if self._rest else data).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES or any(len(line) > MAX_LINE_BYTES for line in lines):
+            raise ProtocolError(
+                f"the server sent a line of more than {MAX_LINE_BYTES >> 20} MiB",
+                hint="check that the address is that of a language model server",
+            )
+        self._rest = rest
+        return [line[:-1] if line.endswith(b"\r") else line for line in lines]
+
+    def rest(self) -> bytes:
+        """The last line, when the bytes ended without a line end."""
+        rest, self._rest = self._rest, b""
+        return rest.rstrip(b"\r")
+
+
+class Events:
+    """Reads server-sent events as `(name, data)`; the name is empty where none was given."""
+
+    def __init__(self) -> None:
+        self._lines = Lines()
+        self._name = b""
+        self._data: list[bytes] = []
+        self._begun = False
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The events that `data` completes."""
+        if not self._begun and data:
+            data, self._begun = data.removeprefix(b"\xef\xbb\xbf"), True
+        for line in self._lines.feed(data):
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line:
+                yield from self._event()
+            elif line.startswith(b"event:"):
+                self._name = line[6:].strip()
+            # Anything else is a comment (keep-alive) or a field that says nothing here.
+
+    def rest(self) -> Iterator[tuple[bytes, bytes]]:
+        """The last event, when the bytes ended without the blank line behind it."""
+        yield from self.feed(self._lines.rest() + b"\n\n")
+
+    def _event(self) -> Iterator[tuple[bytes, bytes]]:
+        name, data = self._name, b"\n".join(self._data)
+        had_data = bool(self._data)
+        self._name, self._data = b"", []
+        if had_data:
+            yield name, data

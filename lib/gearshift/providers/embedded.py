@@ -1,0 +1,56 @@
+"""`EmbeddedService`: a 135M model in a child process of ours, for trying things out.
+
+It needs no server, no GPU and no download beyond the packages, so it is what remains when every
+other provider fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from gearshift.providers._http import Endpoint
+from gearshift.providers._llama_server import CONTEXT_LENGTH, MODEL_NAME, LlamaServer, weights
+from gearshift.providers._openai import OpenAICompatibleService
+from gearshift.schemas import ConnectionStatus, GenerationRequest, Message, ModelInfo
+from gearshift.settings import Settings
+
+
+class EmbeddedService(OpenAICompatibleService):
+    """Starts llama.cpp's server on first use and speaks to it like to any other."""
+
+    name = "embedded"
+    label = "Embedded model"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._server = LlamaServer(settings)
+
+    @property
+    def url(self) -> str:
+        return self._server.url or ""
+
+    async def _endpoint(self) -> Endpoint:
+        url, key = await asyncio.to_thread(self._server.start)
+        return Endpoint(self.label, url, self.budgets.connect, key)
+
+    def _chat(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        path, payload = super()._chat(request)
+        return path, payload | {"cache_prompt": True, "repeat_penalty": 1.1}
+
+    async def _list_models(self) -> list[ModelInfo]:
+        await asyncio.to_thread(weights, self.settings)
+        return [ModelInfo(MODEL_NAME, CONTEXT_LENGTH, quantization="Q4_1", parameters="135M")]
+
+    async def _check(self) -> ConnectionStatus:
+        await self._list_models()
+        return ConnectionStatus(
+            True, "a 135M model for trying things out; its answers are often wrong"
+        )
+
+    async def _count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
+        return None  # its context is larger than any prompt that we make for it
+
+    def close(self) -> None:
+        self._server.stop()
