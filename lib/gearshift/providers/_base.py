@@ -27,6 +27,7 @@ from gearshift.errors import (
 from gearshift.providers._faults import from_transport
 from gearshift.providers._http import Budgets, Endpoint
 from gearshift.providers._loop import Relay, on_loop, submit
+from gearshift.providers._model_map import pick
 from gearshift.providers._wire import StreamReader
 from gearshift.schemas import (
     Chunk,
@@ -57,6 +58,8 @@ class BaseLLMService(ABC):
     """The slug in settings and JSON: `ollama`."""
     label: ClassVar[str]
     """How people write it: `Ollama`."""
+    how_to_add_a_model: ClassVar[str] = "start the server with a model"
+    """What to do when it lists none."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -90,6 +93,9 @@ class BaseLLMService(ABC):
 
     async def _count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
         return None
+
+    async def _context_length(self, model: str) -> int | None:
+        return next((m.context_length for m in await self._list_models() if m.name == model), None)
 
     # What callers use.
 
@@ -126,6 +132,10 @@ class BaseLLMService(ABC):
             log.info("%s did not count tokens: %s", self.label, error)
             return None
 
+    async def context_length(self, model: str) -> int | None:
+        """Tokens of context to make a prompt for; `None` where the server does not say."""
+        return await on_loop(self._context_length(model))
+
     async def generate_stream(
         self,
         prompt: str | None = None,
@@ -159,11 +169,12 @@ class BaseLLMService(ABC):
         self, prompt: str | None = None, model: str | None = None, **options: Any
     ) -> Generation:
         """The whole answer; takes what `generate_stream` takes and raises what it raises."""
-        name = model or await on_loop(self._some_model())
+        if not model:
+            model = await on_loop(self._some_model())
         text: list[str] = []
         reasoning: list[str] = []
         last = Chunk()
-        async for chunk in self.generate_stream(prompt, name, **options):
+        async for chunk in self.generate_stream(prompt, model, **options):
             text.append(chunk.text)
             reasoning.append(chunk.reasoning)
             last = chunk
@@ -172,7 +183,7 @@ class BaseLLMService(ABC):
             "".join(reasoning),
             last.finish_reason or FinishReason.STOP,
             last.usage or Usage(),
-            name,
+            model,
             self.name,
         )
 
@@ -194,14 +205,10 @@ class BaseLLMService(ABC):
     # The streaming path, on the background loop.
 
     async def _some_model(self) -> str:
-        models = [model.name for model in await self._list_models() if not model.embeds]
-        wanted = self.settings.default_model
-        for name in models:
-            if name == wanted or name.removesuffix(":latest") == wanted:
-                return name
-        if not models:
-            raise ModelNotFound(f"{self.label} has no model", hint="add one to it first")
-        return models[0]
+        name = pick(await self._list_models(), None, self.settings.default_model)
+        if name is None:
+            raise ModelNotFound(f"{self.label} has no model", hint=self.how_to_add_a_model)
+        return name
 
     async def _pump(self, request: GenerationRequest, relay: Relay[Chunk]) -> None:
         """Reads one response to its end and relays its chunks; every end reaches the relay."""

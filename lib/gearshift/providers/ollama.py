@@ -25,6 +25,7 @@ from gearshift.schemas import (
 )
 
 _SAFE_VERSION = "0.35.0"  # versions below have published security holes
+_MOST_CONTEXT = 8192  # tokens; Ollama reserves memory for all that is asked for
 
 
 class _Message(msgspec.Struct):
@@ -129,6 +130,7 @@ class OllamaService(BaseLLMService):
 
     name = "ollama"
     label = "Ollama"
+    how_to_add_a_model = "pull one: ollama pull mistral"
 
     @property
     def url(self) -> str:
@@ -182,13 +184,13 @@ class OllamaService(BaseLLMService):
             if isinstance(row, dict) and isinstance(row.get("name"), str)
         ]
 
-    async def context_length(self, model: str) -> int | None:
-        """The longest context that the model was made for, in tokens, from `/api/show`."""
+    async def _context_length(self, model: str) -> int | None:
+        """The model's own context from `/api/show`, but no more than Ollama should allocate."""
         answer = await (await self._endpoint()).ask("/api/show", {"model": model}, model)
         facts = answer.get("model_info")
         for name, value in (facts if isinstance(facts, dict) else {}).items():
             if str(name).endswith(".context_length") and isinstance(value, int) and value > 0:
-                return value
+                return min(value, _MOST_CONTEXT)
         return None
 
     async def _check(self) -> ConnectionStatus:
