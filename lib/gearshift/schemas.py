@@ -191,3 +191,76 @@ class Citation:
     start: int
     end: int
     score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage as a conversation knows it: `[number]` stands for it in every turn."""
+
+    number: int
+    passage: Passage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Something that did not fit into the model's context: `what` is `passage` or `turn`.
+
+    `name` tells a person which one: the passage's document and heading, or the turn's question.
+    """
+
+    what: str
+    name: str
+
+
+class State(StrEnum):
+    """Where an answer is on its way."""
+
+    SEARCHING = "searching"
+    WAITING = "waiting"
+    ANSWERING = "answering"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class Answer:
+    """One turn of a conversation: a question and everything that is known of its answer.
+
+    It is filled in while it is written. Only with `state` `done` is it whole; `finish_reason`
+    is then the server's proof. `prompt` is the user's message exactly as it was sent, so that the
+    next turn's prompt begins with this one's. `skipped` maps providers that failed first to why.
+    """
+
+    question: str
+    timings: Timings
+    state: State = State.SEARCHING
+    prompt: str = ""
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: FinishReason | None = None
+    sources: list[Source] = field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
+    unsupported: list[tuple[int, int]] = field(default_factory=list)
+    provider: str = ""
+    model: str = ""
+    fallback_from: str | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    dropped: list[Dropped] = field(default_factory=list)
+    error: dict[str, str] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server proved that this is all it had to say."""
+        return self.state is State.DONE
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Completion tokens after the first one, over the seconds from the first to the last."""
+        tokens, timings = self.usage.completion_tokens, self.timings
+        if tokens is None or tokens < 2 or timings.first_token is None or timings.ended is None:
+            return None
+        seconds = timings.ended - timings.first_token
+        return (tokens - 1) / seconds if seconds > 0 else None

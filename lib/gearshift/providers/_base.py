@@ -45,6 +45,7 @@ from gearshift.settings import Settings
 log = logging.getLogger(__name__)
 
 _MAX_STREAM_BYTES = 64 << 20
+_NAMES_TIMEOUT = 2.0  # seconds
 _END_GRACE = 2.0  # seconds that usage may come after the proof of the end
 
 
@@ -60,6 +61,8 @@ class BaseLLMService(ABC):
     """How people write it: `Ollama`."""
     how_to_add_a_model: ClassVar[str] = "start the server with a model"
     """What to do when it lists none."""
+    answer_tokens: ClassVar[int | None] = None
+    """The longest answer that makes sense, in tokens; `None` leaves that to the caller."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -91,9 +94,6 @@ class BaseLLMService(ABC):
     async def _embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
         raise Rejected(f"{self.label} does not embed", hint="use the built-in embedder")
 
-    async def _count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
-        return None
-
     async def _context_length(self, model: str) -> int | None:
         return next((m.context_length for m in await self._list_models() if m.name == model), None)
 
@@ -123,14 +123,6 @@ class BaseLLMService(ABC):
                 hint="use another embedding model",
             )
         return vectors
-
-    async def count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
-        """Prompt tokens as the server counts them; `None` where it cannot or will not say."""
-        try:
-            return await on_loop(self._count_tokens(messages, model))
-        except ProviderError as error:
-            log.info("%s did not count tokens: %s", self.label, error)
-            return None
 
     async def context_length(self, model: str) -> int | None:
         """Tokens of context to make a prompt for; `None` where the server does not say."""
@@ -225,6 +217,8 @@ class BaseLLMService(ABC):
             await self._receive(request, relay, partial)
         except ProviderError as failed:
             failed.partial = "".join(partial)
+            if isinstance(failed, ModelNotFound):
+                await self._name_models(failed)
             error = failed
         except asyncio.CancelledError:
             error = Truncated(f"{self.label}: stopped", partial="".join(partial))
@@ -235,6 +229,16 @@ class BaseLLMService(ABC):
             raise
         finally:
             relay.end(error)
+
+    async def _name_models(self, error: ModelNotFound) -> None:
+        """Adds what there is to the error's hint, where the server says it soon."""
+        try:
+            async with asyncio.timeout(_NAMES_TIMEOUT):
+                names = [model.name for model in await self._list_models() if not model.embeds]
+        except (ProviderError, TimeoutError):
+            return
+        if names:
+            error.hint = f"choose one that it has: {', '.join(names[:20])}"
 
     async def _receive(
         self, request: GenerationRequest, relay: Relay[Chunk], partial: list[str]

@@ -12,12 +12,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gearshift.errors import ContextExceeded, ProviderError, Rejected
+from gearshift.errors import ContextExceeded, ModelNotFound, ProviderError, Rejected
 from gearshift.providers._base import BaseLLMService
 from gearshift.schemas import Chunk, GenerationRequest
 
 ORDER = ("ollama", "embedded")
 """Who is asked after the configured provider."""
+
+
+_NOT_ITS_FAULT = (ContextExceeded, Rejected, ModelNotFound)
+"""Errors of a request, not of the provider that reports them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,6 @@ class Breaker:
 breaker = Breaker()
 
 
-def may_fall_back(error: ProviderError) -> bool:
-    """Whether another provider could do better; not where the request itself is at fault."""
-    return not isinstance(error, (ContextExceeded, Rejected))
-
-
 @dataclass
 class Fallback:
     """Streams one answer from the first of `services` that gives one."""
@@ -85,6 +84,8 @@ class Fallback:
     services: Sequence[BaseLLMService]
     prepare: Callable[[BaseLLMService], Awaitable[GenerationRequest]]
     """Makes the request for a service: model and context differ from one to the next."""
+    model_matters: bool = False
+    """The person insists on a model: another provider's would be no replacement."""
     breaker: Breaker = field(default_factory=lambda: breaker)
 
     async def stream(self) -> AsyncIterator[Started | Chunk]:
@@ -118,12 +119,17 @@ class Fallback:
                 finally:
                     await chunks.aclose()
             except ProviderError as error:
-                if may_fall_back(error):
+                if not isinstance(error, _NOT_ITS_FAULT):
                     self.breaker.failed(service, error)
-                if started or not may_fall_back(error):
+                if started or not self._may_replace(error):
                     raise
                 failures[service.name] = Failure(service.name, error)
         raise failures[self.services[0].name].error
+
+    def _may_replace(self, error: ProviderError) -> bool:
+        if isinstance(error, ModelNotFound):
+            return not self.model_matters
+        return not isinstance(error, (ContextExceeded, Rejected))
 
     def _in_turn(self, failures: dict[str, Failure]) -> Iterator[BaseLLMService]:
         """The services in order; those that the breaker holds back come last, not never."""

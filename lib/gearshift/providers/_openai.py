@@ -11,7 +11,7 @@ from gearshift.errors import ProtocolError, ProviderError, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._wire import Events
-from gearshift.schemas import Chunk, FinishReason, GenerationRequest, Message, ModelInfo, Usage
+from gearshift.schemas import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
 
 
 class _Delta(msgspec.Struct):
@@ -202,11 +202,6 @@ class OpenAICompatibleService(BaseLLMService):
             raise ProtocolError(
                 f"{self.label} did not return embeddings", hint="use another embedding model"
             ) from None
-
-    async def _count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
-        payload = {"model": model, "messages": [message.as_dict() for message in messages]}
-        answer = await (await self._endpoint()).ask("/tokenize", payload, model)
-        return _positive(answer.get("count"))
 
 
 def _positive(value: Any) -> int | None:

@@ -7,13 +7,12 @@ other provider fails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from gearshift.providers._http import Endpoint
 from gearshift.providers._llama_server import CONTEXT_LENGTH, MODEL_NAME, LlamaServer, weights
 from gearshift.providers._openai import OpenAICompatibleService
-from gearshift.schemas import ConnectionStatus, GenerationRequest, Message, ModelInfo
+from gearshift.schemas import ConnectionStatus, GenerationRequest, ModelInfo
 from gearshift.settings import Settings
 
 
@@ -22,6 +21,7 @@ class EmbeddedService(OpenAICompatibleService):
 
     name = "embedded"
     label = "Embedded model"
+    answer_tokens = 320  # a small model that goes on for longer only repeats itself
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -48,9 +48,6 @@ class EmbeddedService(OpenAICompatibleService):
         return ConnectionStatus(
             True, "a 135M model for trying things out; its answers are often wrong"
         )
-
-    async def _count_tokens(self, messages: Sequence[Message], model: str) -> int | None:
-        return None  # its context is larger than any prompt that we make for it
 
     def close(self) -> None:
         self._server.stop()
