@@ -4,13 +4,16 @@ from gearshift.providers._base import BaseLLMService
 from gearshift.providers._factory import LLMServiceFactory
 from gearshift.providers._fallback import Failure, Fallback, Started, breaker, chain
 from gearshift.providers._loop import on_loop, run, submit
+from gearshift.providers._watch import Look, Watch
 
 __all__ = [
     "BaseLLMService",
     "Failure",
     "Fallback",
     "LLMServiceFactory",
+    "Look",
     "Started",
+    "Watch",
     "breaker",
     "chain",
     "on_loop",

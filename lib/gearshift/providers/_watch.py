@@ -1,0 +1,73 @@
+"""What providers are like at the moment, without ever waiting for one that hangs.
+
+A look returns what is known and has it refreshed in the background when it is no longer fresh; only
+the very first look waits, and not for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+
+from gearshift.errors import ProviderError
+from gearshift.providers._base import BaseLLMService
+from gearshift.providers._loop import submit
+from gearshift.schemas import ConnectionStatus, ModelInfo
+
+PATIENCE = 0.4
+"""Seconds that a first look waits."""
+_FRESH = 4.0  # seconds
+
+CHECKING = ConnectionStatus(False, "No answer yet.")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A provider as it was last seen; `models` are those that chat."""
+
+    status: ConnectionStatus = CHECKING
+    models: tuple[ModelInfo, ...] = ()
+    seen: float | None = None
+
+
+class Watch:
+    """Looks at services; one for a process, shared by all who use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, int], Look] = {}
+        self._under_way: dict[tuple[str, int], Future[None]] = {}
+
+    def look(self, services: Iterable[BaseLLMService]) -> list[Look]:
+        """What is known of each; takes at most `PATIENCE` seconds, all of them together."""
+        keys, waiting = [], []
+        for service in services:
+            key = (service.name, id(service))
+            keys.append(key)
+            with self._lock:
+                seen = self._known.get(key, Look()).seen
+                if seen is None or time.monotonic() - seen > _FRESH:
+                    if key not in self._under_way:
+                        self._under_way[key] = submit(self._refresh(key, service))
+                    if seen is None:
+                        waiting.append(self._under_way[key])
+        wait(waiting, timeout=PATIENCE)
+        with self._lock:
+            return [self._known.get(key, Look()) for key in keys]
+
+    async def _refresh(self, key: tuple[str, int], service: BaseLLMService) -> None:
+        status, models = await asyncio.gather(service.check_connection(), _models(service))
+        with self._lock:
+            self._known[key] = Look(status, models, time.monotonic())
+            self._under_way.pop(key, None)
+
+
+async def _models(service: BaseLLMService) -> tuple[ModelInfo, ...]:
+    try:
+        return tuple(model for model in await service.list_models() if not model.embeds)
+    except ProviderError:
+        return ()  # `check_connection` says why

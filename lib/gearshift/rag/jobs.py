@@ -1,0 +1,55 @@
+"""An answer being written, apart from the page that shows it.
+
+A Streamlit page is run again at every click. The job goes on meanwhile on the background loop; the
+page reads the answer as far as it has come, and may stop it at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future
+from pathlib import Path
+
+from gearshift.errors import GearshiftError
+from gearshift.providers import submit
+from gearshift.rag.chat import Ask, begin, write_answer
+from gearshift.rag.conversations import Conversation, save
+from gearshift.schemas import Answer
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """Writes the next turn of a conversation and saves it, however it ends."""
+
+    def __init__(self, ask: Ask, conversation: Conversation, home: Path) -> None:
+        self.answer: Answer = begin(conversation, ask.question)
+        self.problem: GearshiftError | None = None
+        """Why the conversation could not be saved."""
+        self._conversation = conversation
+        self._home = home
+        self._future: Future[None] = submit(self._run(ask))
+
+    @property
+    def running(self) -> bool:
+        return not self._future.done()
+
+    def stop(self) -> None:
+        """Closes the connection to the provider; what has come stays, marked as stopped."""
+        self._future.cancel()
+
+    async def _run(self, ask: Ask) -> None:
+        await asyncio.to_thread(self._save)
+        try:
+            await write_answer(ask, self._conversation)
+        finally:
+            # In a task of its own, because this one may be cancelled and must still be saved.
+            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._save)))
+
+    def _save(self) -> None:
+        try:
+            save(self._home, self._conversation)
+        except GearshiftError as problem:
+            log.error("%s", problem)
+            self.problem = problem
