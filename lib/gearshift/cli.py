@@ -1,7 +1,7 @@
 """`gearshift …`: the command line. Thin: each command is one function over the library.
 
-With `--json` a command prints one JSON object to stdout and nothing else there. Exit status: 0 it is
-done, 1 it failed (`error` in the JSON; reason and next step on stderr), 2 wrong usage.
+With `--json` a command prints one JSON object to stdout and nothing else there. Exit status: 0
+done, 1 failed (`error` in the JSON; reason and next step on stderr), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.table import Table
 from gearshift import __version__, logs
 from gearshift.errors import GearshiftError
 from gearshift.providers import BaseLLMService, LLMServiceFactory, Watch, chain, run
-from gearshift.settings import load_settings, save_setting
+from gearshift.settings import PROVIDERS, load_settings, save_setting
 
 app = typer.Typer(
     help="A RAG workbench that runs on Ollama and shifts to vLLM.",
@@ -38,6 +38,12 @@ JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 CollectionName = Annotated[
     str | None, typer.Option("--collection", "-c", help="A named collection of documents.")
 ]
+
+
+def _known_provider(name: str | None) -> str | None:
+    if name is not None and name.lower() not in PROVIDERS:
+        raise typer.BadParameter(f"choose one of {', '.join(PROVIDERS)}")
+    return name and name.lower()
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -66,7 +72,7 @@ def _reporting(as_json: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
     except BrokenPipeError:
         raise typer.Exit(1) from None
-    except Exception as bug:  # noqa: BLE001 (the last resort before a person sees a traceback)
+    except Exception as bug:
         logging.getLogger(__name__).exception("unexpected")
         where = load_settings().home_dir / "logs" / "gearshift.log"
         _fail(
@@ -84,7 +90,9 @@ def _service(name: str) -> BaseLLMService:
 @app.command()
 def ask(
     question: str,
-    provider: Annotated[str | None, typer.Option(help="Ask this provider first.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Ask this provider first.", callback=_known_provider)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Ask this model.")] = None,
     collection: CollectionName = None,
     no_fallback: Annotated[bool, typer.Option(help="Fail rather than ask another one.")] = False,
@@ -207,7 +215,9 @@ def _show_sources(record: dict[str, Any]) -> None:
     if record["finish_reason"] == "length":
         out.print("cut: the answer reached its longest length", style="yellow", markup=False)
     total = record["timings"]["total_s"]
-    out.print(f"{record['provider']} · {record['model']} · {total:.1f} s", style="dim", markup=False)
+    out.print(
+        f"{record['provider']} · {record['model']} · {total:.1f} s", style="dim", markup=False
+    )
 
 
 @app.command()
@@ -288,15 +298,13 @@ def search(
 @app.command()
 def providers(as_json: JSON = False) -> None:
     """Show which providers can answer."""
-    from gearshift.settings import PROVIDERS
-
     with _reporting(as_json):
         services = [_service(name) for name in PROVIDERS]
         rows = [
             {
                 "name": service.name,
                 "ready": look.status.ready,
-                "url": service.url,
+                "url": service.url or None,
                 "models": [model.name for model in look.models],
                 "detail": look.status.detail,
                 "version": look.status.version,
@@ -320,7 +328,9 @@ def providers(as_json: JSON = False) -> None:
 
 
 @app.command()
-def switch(provider: str, as_json: JSON = False) -> None:
+def switch(
+    provider: Annotated[str, typer.Argument(callback=_known_provider)], as_json: JSON = False
+) -> None:
     """Make a provider the default: writes LLM_PROVIDER into .env."""
     with _reporting(as_json):
         previous = LLMServiceFactory.active()
@@ -355,5 +365,3 @@ def _gearshift(
 def main() -> None:
     """The entry point of `gearshift`."""
     app()
-
-

@@ -37,8 +37,16 @@ def submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs the coroutine on the background loop and waits, from a thread that has no loop."""
-    return submit(coroutine).result()
+    """Runs the coroutine on the background loop and waits, from a thread that has no loop.
+
+    Whatever interrupts the wait (Ctrl-C) cancels the coroutine.
+    """
+    future = submit(coroutine)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
 
 async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:

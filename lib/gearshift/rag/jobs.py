@@ -10,6 +10,7 @@ import asyncio
 import logging
 from concurrent.futures import Future
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from gearshift.errors import GearshiftError
 from gearshift.providers import submit
@@ -19,6 +20,13 @@ from gearshift.schemas import Answer
 
 log = logging.getLogger(__name__)
 
+_running: WeakValueDictionary[str, Job] = WeakValueDictionary()
+
+
+def running(address: str) -> Job | None:
+    """The job that writes the conversation at that address, for a page that was loaded anew."""
+    return _running.get(address)
+
 
 class Job:
     """Writes the next turn of a conversation and saves it, however it ends."""
@@ -27,8 +35,9 @@ class Job:
         self.answer: Answer = begin(conversation, ask.question)
         self.problem: GearshiftError | None = None
         """Why the conversation could not be saved."""
-        self._conversation = conversation
+        self.conversation = conversation
         self._home = home
+        _running[conversation.id] = self
         self._future: Future[None] = submit(self._run(ask))
 
     @property
@@ -42,14 +51,14 @@ class Job:
     async def _run(self, ask: Ask) -> None:
         await asyncio.to_thread(self._save)
         try:
-            await write_answer(ask, self._conversation)
+            await write_answer(ask, self.conversation)
         finally:
             # In a task of its own, because this one may be cancelled and must still be saved.
             await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self._save)))
 
     def _save(self) -> None:
         try:
-            save(self._home, self._conversation)
+            save(self._home, self.conversation)
         except GearshiftError as problem:
             log.error("%s", problem)
             self.problem = problem

@@ -10,11 +10,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from gearshift.data import DATA
-from gearshift.errors import IndexFault
 from gearshift.rag.embedders import Embedder, make_embedder
 from gearshift.rag.index import Collection, collections, stored_embedder
 from gearshift.rag.ingest import DocumentOutcome, Progress, ingest
+
+from gearshift.data import DATA
+from gearshift.errors import IndexFault
 from gearshift.settings import load_settings
 
 log = logging.getLogger(__name__)

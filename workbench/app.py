@@ -1,0 +1,29 @@
+"""The workbench: a router over the pages, and what every page needs before it runs.
+
+streamlit run workbench/app.py
+"""
+
+import streamlit as st
+
+from gearshift import logs
+from gearshift.errors import SettingsError
+from gearshift.settings import load_settings
+
+st.set_page_config(page_title="Gearshift", page_icon="⚙️", layout="wide")
+
+try:
+    settings = load_settings()
+except SettingsError as wrong:
+    st.title("Gearshift cannot start")
+    st.error(wrong.message)
+    st.write(f"Next: {wrong.hint}, then reload this page.")
+    st.stop()
+
+logs.configure(settings.home_dir, console=True)
+
+st.navigation(
+    [
+        st.Page("pages/chat.py", title="Chat", icon=":material/forum:", default=True),
+        st.Page("pages/documents.py", title="Documents", icon=":material/description:"),
+    ]
+).run()

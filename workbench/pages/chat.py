@@ -1,0 +1,171 @@
+"""Chat: ask the documents, see the answer come, its sources beside it, and who wrote it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from gearshift.errors import GearshiftError
+from gearshift.providers import LLMServiceFactory, breaker, chain
+from gearshift.rag import library
+from gearshift.rag.chat import Ask, known_sources
+from gearshift.rag.citations import Citer
+from gearshift.rag.conversations import Conversation
+from gearshift.rag.jobs import Job
+from gearshift.schemas import Answer, State
+from gearshift.settings import load_settings
+from parts import state
+from parts.answers import show, show_sources
+from parts.gearbox import gearbox
+
+EXAMPLES = (
+    "When should I use vLLM instead of Ollama?",
+    "How much GPU memory does a 7B model need?",
+    "How do I go back to Ollama?",
+)
+NO_DOCUMENTS = "(no documents)"
+
+
+def main() -> None:
+    conversation = state.conversation()
+    job: Job | None = st.session_state.get("job")
+    with st.sidebar:
+        if st.button("New conversation", icon=":material/add_comment:", width="stretch"):
+            state.new_conversation()
+            st.rerun()
+        gearbox()
+        collection = _choose_collection()
+    asked = st.chat_input("Ask the documents …", disabled=job is not None and job.running)
+    if not conversation.turns:
+        asked = asked or _empty_state()
+    if asked and asked.strip():
+        _ask(conversation, asked, collection)
+        st.rerun()
+    if conversation.turns:
+        answers, sources = st.columns([3, 2], gap="large")
+        with answers:
+            _show_turns(conversation, collection)
+        with sources, st.container(height=640, border=False):
+            show_sources(conversation)
+
+
+def _choose_collection() -> str:
+    """Which documents are asked; a person's own once there are any, else the handbook."""
+    names = library.names()
+    own = library.DEFAULT in names and library.collection(library.DEFAULT).documents()
+    options = [
+        name for name in names if name != library.SAMPLE and (name != library.DEFAULT or own)
+    ]
+    options = [*options, library.SAMPLE, NO_DOCUMENTS]
+    titles = {library.DEFAULT: "My documents", library.SAMPLE: "Handbook (sample)"}
+    return st.selectbox(
+        "Documents", options, format_func=lambda name: titles.get(name, name), key="collection"
+    )
+
+
+def _empty_state() -> str | None:
+    st.title("Ask your documents")
+    st.write(
+        "Answers come with citations that open the exact passage. Begin with the handbook on "
+        "running Ollama and vLLM, or add your own files on the **Documents** page."
+    )
+    for column, example in zip(st.columns(len(EXAMPLES)), EXAMPLES, strict=True):
+        if column.button(example, width="stretch"):
+            return example
+    if state.provider() == "embedded" or not any(
+        look.status.ready for look in state.watch().look([_service("ollama"), _service("vllm")])
+    ):
+        _about_the_embedded_model()
+    return None
+
+
+def _about_the_embedded_model() -> None:
+    st.info(
+        "No model server is in use, so a built-in model answers. It has 135 million parameters: "
+        "good for trying things out, often wrong. For a better one install "
+        "[Ollama](https://ollama.com/download), run `ollama pull mistral`, and choose Ollama in "
+        "the sidebar; for many users at once start a vLLM server.",
+        icon=":material/school:",
+    )
+
+
+def _service(name: str):
+    return LLMServiceFactory.get_service(name)
+
+
+def _ask(
+    conversation: Conversation, question: str, collection: str, provider: str | None = None
+) -> None:
+    """Starts the job that writes the next answer."""
+    first = provider or state.provider()
+    if st.session_state.get("provider") is not None or provider:
+        # A person who chooses a provider wants it tried, whatever happened a moment ago.
+        breaker.worked(_service(first))
+    documents = None
+    try:
+        if collection == library.SAMPLE:
+            with st.spinner("Indexing the handbook (once) …"):
+                documents = library.sample()
+        elif collection != NO_DOCUMENTS:
+            documents = library.collection(collection)
+    except GearshiftError as problem:
+        st.session_state.problem = problem
+        return
+    ask = Ask(
+        question,
+        chain(first, _service),
+        search=documents.search if documents else None,
+        citer=Citer(documents.embedder) if documents else None,
+        model=state.model() if first == state.provider() else None,
+    )
+    st.session_state.job = Job(ask, conversation, load_settings().home_dir)
+
+
+def _show_turns(conversation: Conversation, collection: str) -> None:
+    problem = st.session_state.pop("problem", None)
+    known = set(known_sources(conversation))
+    job: Job | None = st.session_state.get("job")
+    for turn in conversation.turns:
+        with st.chat_message("user"):
+            st.text(turn.question)
+        with st.chat_message("assistant", avatar=":material/settings:"):
+            if job is not None and turn is job.answer and job.running:
+                _live(job)
+            else:
+                show(turn, known)
+    last = conversation.turns[-1]
+    if job is None or not job.running:
+        _next_steps(conversation, last, collection)
+    if problem is None and job is not None:
+        problem = job.problem
+    if problem is not None:
+        st.error(f"{problem.message}. {problem.hint}.")
+
+
+@st.fragment(run_every=0.25)
+def _live(job: Job) -> None:
+    """The answer as far as it has come; the whole page again when it has ended."""
+    if not job.running:
+        st.rerun()
+    if st.button("Stop", icon=":material/stop_circle:"):
+        job.stop()
+    show(job.answer, set())
+
+
+def _next_steps(conversation: Conversation, last: Answer, collection: str) -> None:
+    """After an answer that is not whole: ask again, or ask somebody else."""
+    if last.provider == "embedded" and last.state is State.DONE:
+        _about_the_embedded_model()
+    if last.state in (State.FAILED, State.STOPPED):
+        other = next(s for s in chain("ollama", _service) if s.name != last.provider)
+        again, elsewhere, _ = st.columns([1, 1, 1])
+        if again.button("Ask again", icon=":material/refresh:", width="stretch"):
+            _ask(conversation, last.question, collection)
+            st.rerun()
+        if elsewhere.button(
+            f"Ask {other.label} instead", icon=":material/shuffle:", width="stretch"
+        ):
+            _ask(conversation, last.question, collection, provider=other.name)
+            st.rerun()
+
+
+main()

@@ -1,0 +1,93 @@
+"""How an answer and its sources look."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from gearshift.providers import LLMServiceFactory
+from gearshift.rag.chat import known_sources
+from gearshift.rag.conversations import Conversation
+from gearshift.rag.prompt import label
+from gearshift.schemas import Answer, CitedBy, FinishReason, State
+from parts.markdown import cited, plain, safe
+
+_WAITS = {
+    State.SEARCHING: "Searching the documents …",
+    State.WAITING: "Waiting for the first token … a model that is not loaded yet takes longer",
+}
+
+
+def _name(provider: str) -> str:
+    return LLMServiceFactory.get_service(provider).label
+
+
+def show(answer: Answer, known: set[int]) -> None:
+    """One answer, in whatever state it is."""
+    if answer.reasoning:
+        with st.expander("Reasoning", icon=":material/psychology:"):
+            st.markdown(safe(answer.reasoning))
+    if answer.state in _WAITS:
+        st.caption(_WAITS[answer.state])
+        return
+    for provider, why in answer.skipped.items():
+        st.warning(
+            f"{_name(provider)} did not answer: {plain(why)} "
+            f"**{_name(answer.provider)}** answers instead.",
+            icon=":material/shuffle:",
+        )
+    st.markdown(cited(answer, known) if answer.complete else safe(answer.text))
+    if answer.state is State.ANSWERING:
+        return
+    if answer.state is State.STOPPED:
+        st.warning("Stopped: this answer is not complete.", icon=":material/stop_circle:")
+    if answer.error:
+        began = "This answer broke off. " if answer.text else ""
+        st.error(
+            f"{began}{plain(answer.error['message'])}  \nNext: {plain(answer.error['hint'])}",
+            icon=":material/error:",
+        )
+    if answer.finish_reason is FinishReason.LENGTH:
+        st.info("Cut: the answer reached its longest length.", icon=":material/content_cut:")
+    if answer.dropped:
+        names = "; ".join(f"{item.what} “{plain(item.name)}”" for item in answer.dropped)
+        st.info(f"Did not fit into the model's context: {names}", icon=":material/inventory_2:")
+    if answer.provider:
+        st.caption(_facts(answer))
+
+
+def _facts(answer: Answer) -> str:
+    """Who wrote it, how fast, and how its sentences are supported."""
+    parts = [f"**{_name(answer.provider)}** · {plain(answer.model)}"]
+    if answer.timings.ttft_s is not None:
+        parts.append(f"first token {answer.timings.ttft_s:.2f} s")
+    if answer.tokens_per_s is not None:
+        parts.append(f"{answer.tokens_per_s:.0f} tokens/s")
+    if answer.usage.completion_tokens is not None:
+        parts.append(f"{answer.usage.completion_tokens} tokens")
+    by_model = sum(citation.by is CitedBy.MODEL for citation in answer.citations)
+    matched = sum(citation.by is CitedBy.MATCH for citation in answer.citations)
+    if by_model:
+        parts.append(f"[{by_model}] cited by the model".replace("[", "\\["))
+    if matched:
+        parts.append(f"≈ {matched} matched afterwards")
+    if answer.unsupported:
+        parts.append(f"{len(answer.unsupported)} without a source")
+    return " · ".join(parts)
+
+
+def show_sources(conversation: Conversation) -> None:
+    """The passages that the conversation's numbers stand for, the last answer's first."""
+    known = known_sources(conversation)
+    if not known:
+        st.caption("The passages that an answer rests on appear here.")
+        return
+    last = {source.number for source in conversation.turns[-1].sources}
+    cited_numbers = {c.number for turn in conversation.turns for c in turn.citations}
+    order = sorted(known, key=lambda n: (n not in last, n not in cited_numbers, n))
+    for number in order:
+        source = known[number]
+        with st.container(border=True):
+            mark = " :green-badge[cited]" if number in cited_numbers else ""
+            title = f"\\[{number}\\] {plain(label(source.passage))}{mark}"
+            st.subheader(title, anchor=f"source-{number}")
+            st.markdown(safe(source.passage.text))
