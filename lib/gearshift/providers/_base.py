@@ -61,8 +61,10 @@ class BaseLLMService(ABC):
     """How people write it: `Ollama`."""
     how_to_add_a_model: ClassVar[str] = "start the server with a model"
     """What to do when it lists none."""
-    answer_tokens: ClassVar[int | None] = None
-    """The longest answer that makes sense, in tokens; `None` leaves that to the caller."""
+    passages: ClassVar[int] = 5
+    """Passages that a question is answered from."""
+    answer_tokens: ClassVar[int] = 768
+    """The longest answer, in tokens, when nobody asked for another length."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

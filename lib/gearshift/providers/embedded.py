@@ -21,15 +21,16 @@ class EmbeddedService(OpenAICompatibleService):
 
     name = "embedded"
     label = "Embedded model"
+    passages = 3  # each costs a second of reading on a laptop
     answer_tokens = 320  # a small model that goes on for longer only repeats itself
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._server = LlamaServer(settings)
+        self._server = LlamaServer(settings.home_dir / "logs")
 
     @property
     def url(self) -> str:
-        return self._server.url or ""
+        return ""  # it has none that others could use
 
     async def _endpoint(self) -> Endpoint:
         url, key = await asyncio.to_thread(self._server.start)
@@ -40,7 +41,7 @@ class EmbeddedService(OpenAICompatibleService):
         return path, payload | {"cache_prompt": True, "repeat_penalty": 1.1}
 
     async def _list_models(self) -> list[ModelInfo]:
-        await asyncio.to_thread(weights, self.settings)
+        await asyncio.to_thread(weights)
         return [ModelInfo(MODEL_NAME, CONTEXT_LENGTH, quantization="Q4_1", parameters="135M")]
 
     async def _check(self) -> ConnectionStatus:

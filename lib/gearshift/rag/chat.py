@@ -32,9 +32,7 @@ from gearshift.schemas import (
 log = logging.getLogger(__name__)
 
 PASSAGES = 5
-"""Passages that a question is answered from."""
-ANSWER_TOKENS = 768
-"""The longest answer, in tokens, when nobody asked for another length."""
+"""Passages that a search finds; a provider may use fewer."""
 TEMPERATURE = 0.2
 """Low, since an answer shall say what the sources say."""
 
@@ -148,11 +146,12 @@ async def _stream(
 
     async def prepare(service: BaseLLMService) -> GenerationRequest:
         chosen = await choose_model(service, ask.model, ask.insist and service is ask.services[0])
-        longest = ask.max_tokens or service.answer_tokens or ANSWER_TOKENS
+        longest = ask.max_tokens or service.answer_tokens
         reserved = min(longest, chosen.context_length // 4)
         room = int((chosen.context_length - reserved) * share)
+        used_hits = hits and hits[: service.passages]
         prompt = build(
-            answer.question, hits, conversation.turns[:-1], conversation.first_turn, room
+            answer.question, used_hits, conversation.turns[:-1], conversation.first_turn, room
         )
         made[service.name] = prompt
         used = sum(estimate(message.content) for message in prompt.messages)
