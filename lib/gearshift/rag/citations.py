@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from gearshift.rag.embedders import Embedder
 
+from gearshift.rag.embedders import Embedder
 from gearshift.schemas import Citation, CitedBy, Source
 
 THRESHOLD = 0.62
@@ -159,7 +159,7 @@ class Citer:
         best = [
             max((place.support(claim) for place in places), key=lambda s: s[0]) for claim in claims
         ]
-        vectors = self._embedder.embed_passages([*claims, *(sentence for _, sentence, _ in best)])
+        vectors = self._embedder.embed([*claims, *(sentence for _, sentence, _ in best)])
         half = len(claims)
         meaning = np.sum(vectors[:half] * vectors[half:], axis=1)
         return [

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-
-from gearshift.rag.embedders import Embedder, make_embedder
-from gearshift.rag.index import Collection, collections, stored_embedder
-from gearshift.rag.ingest import DocumentOutcome, Progress, ingest
 
 from gearshift.data import DATA
 from gearshift.errors import IndexFault
+from gearshift.rag.embedders import Embedder, make_embedder
+from gearshift.rag.index import Collection, collections, stored_embedder
+from gearshift.rag.ingest import OK_STATUSES, Progress, ingest_all
 from gearshift.settings import load_settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +48,7 @@ def collection(name: str, embedder_name: str | None = None) -> Collection:
             used = stored_embedder(name, home) or embedder_name or "minilm"
             _open[key] = Collection.open(name, home, embedder(used))
         found = _open[key]
-    made_with = found.embedder.fingerprint["name"]
+    made_with = found.embedder.fingerprint.name
     if embedder_name not in (None, made_with):
         raise IndexFault(
             f"the collection {name!r} was made with the embedder {made_with!r}",
@@ -70,7 +68,7 @@ def names() -> list[str]:
     return collections(load_settings().home_dir)
 
 
-def to_ask(name: str | None, progress: Progress | None = None) -> Collection:
+def to_ask(name: str | None) -> Collection:
     """The collection that a question goes to; only one that is not named can be the sample.
 
     Raises:
@@ -85,19 +83,15 @@ def to_ask(name: str | None, progress: Progress | None = None) -> Collection:
         return collection(name)
     if DEFAULT in names() and collection(DEFAULT).documents():
         return collection(DEFAULT)
-    return sample(progress)
+    return sample()
 
 
-def sample(progress: Progress | None = None) -> Collection:
+def sample(progress: Progress = lambda done, total, name: None) -> Collection:
     """The handbook, indexed now if it is not or has changed."""
-    found = collection(SAMPLE)
-    for path in sorted(HANDBOOK.glob("*.md")):
-        pass
-    outcomes: list[DocumentOutcome] = list(ingest([HANDBOOK], found, progress=progress))
-    for outcome in outcomes:
-        if outcome.reason and outcome.status in ("failed", "rejected"):
-            log.error("the handbook's %s: %s", outcome.path, outcome.reason)
+    with _lock:
+        found = collection(SAMPLE)
+        pages = [(path.name, path.read_bytes()) for path in sorted(HANDBOOK.glob("*.md"))]
+        for outcome in ingest_all(pages, found, progress):
+            if outcome.status not in OK_STATUSES:
+                log.error("the handbook's %s: %s", outcome.path, outcome.reason)
     return found
-
-
-Search = Callable[[str, int], list]

@@ -1,0 +1,1 @@
+"""From documents to cited answers: parse, split, index, retrieve, prompt, cite."""

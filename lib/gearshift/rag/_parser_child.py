@@ -1,0 +1,54 @@
+"""The child process that parses documents, under limits on memory and processor time.
+
+Reads requests from stdin (a line of JSON with `name` and `size`, then the bytes), answers each with
+a line of JSON on stdout, and ends with its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+
+MEMORY = 1_500_000_000
+"""Bytes of address space."""
+
+
+def _limit() -> None:
+    try:
+        import resource
+    except ImportError:  # not on this system: the parent's clock is the only limit
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Serves requests until stdin ends."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up among the answers
+    from gearshift.errors import DocumentError
+    from gearshift.rag.documents import Reason, parse
+
+    _limit()
+    while line := requests.readline():
+        request = json.loads(line)
+        data = requests.read(request["size"])
+        try:
+            answer = {"parsed": asdict(parse(request["name"], data))}
+        except DocumentError as error:
+            answer = {"failed": [error.kind, error.message, error.hint]}
+        except (MemoryError, RecursionError):
+            words = "reading it takes more memory than is allowed"
+            answer = {"failed": [Reason.LIMITS, words, "save its text as plain text"]}
+        except Exception as error:  # noqa: BLE001 (whatever a parser raises on hostile bytes)
+            words = f"it cannot be read ({type(error).__name__}: {str(error)[:200]})"
+            answer = {"failed": [Reason.CORRUPT, words, "save or export it again"]}
+        del data
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""HTML: what a reader would see, with headings, lists and tables as Markdown."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+from bs4 import BeautifulSoup, Tag, XMLParsedAsHTMLWarning
+from bs4.element import NavigableString, PreformattedString
+
+from gearshift.rag.documents._base import Parsed, Reason, clean, fail
+from gearshift.rag.documents._decode import decode
+
+KIND = "html"
+SUFFIXES = (".html", ".htm", ".xhtml")
+
+_BEGINS = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S
+)
+_DECLARED = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.I)
+_UNSEEN = ["script", "style", "noscript", "template", "head", "svg", "iframe", "object", "nav"]
+_HIDDEN = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])|opacity\s*:\s*0(?![.\d])",
+    re.I,
+)
+_BLOCKS = {
+    "p", "div", "section", "article", "main", "header", "footer", "aside", "ul", "ol", "table",
+    "blockquote", "pre", "figure", "form", "dl", "dt", "dd", "tr", "br", "hr", "h1", "h2", "h3",
+    "h4", "h5", "h6", "li",
+}  # fmt: skip
+
+
+def recognises(data: bytes, suffix: str) -> bool:
+    head = data[:4096].removeprefix(b"\xef\xbb\xbf")
+    if _BEGINS.match(head):
+        return True
+    return suffix in SUFFIXES and decode(data) is not None
+
+
+def read(data: bytes) -> Parsed:
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
+        try:
+            soup = BeautifulSoup(_text(data, notes), "lxml")
+        except (ValueError, AssertionError) as error:
+            raise fail(Reason.CORRUPT, f"the HTML cannot be read: {error}") from None
+    title = soup.title.get_text(" ", strip=True) if soup.title else None
+    for tag in soup(_UNSEEN):
+        tag.decompose()
+    hidden = [
+        tag
+        for tag in soup.find_all(True)
+        if tag.has_attr("hidden")
+        or tag.get("aria-hidden") == "true"
+        or _HIDDEN.search(str(tag.get("style") or ""))
+    ]
+    for tag in hidden:
+        if not tag.decomposed:
+            tag.decompose()
+    if hidden:
+        notes.append(f"{len(hidden)} hidden part{'s' if len(hidden) > 1 else ''} left out")
+    text = re.sub(r"[ \t]+\n", "\n", "".join(_pieces(soup)))
+    text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    return Parsed(KIND, clean(text, notes), title or None, notes=notes)
+
+
+def _text(data: bytes, notes: list[str]) -> str:
+    declared = _DECLARED.search(data[:2048])
+    if declared and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return data.decode(declared[1].decode("ascii"))
+        except (LookupError, UnicodeDecodeError):
+            notes.append("its declared encoding is wrong")
+    found = decode(data)
+    if found is None:
+        raise fail(Reason.CORRUPT, "it is not text in any encoding that we know")
+    return found[0]
+
+
+def _pieces(soup: Tag) -> list[str]:
+    """Text in reading order. Walks without recursion: pages nest thousands deep on purpose."""
+    out: list[str] = []
+    stack: list[object] = [soup]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str) and not isinstance(item, NavigableString):
+            out.append(item)
+        elif isinstance(item, PreformattedString):
+            continue  # comments, doctypes
+        elif isinstance(item, NavigableString):
+            in_pre = item.find_parent("pre") is not None
+            out.append(str(item) if in_pre else re.sub(r"\s+", " ", str(item)))
+        elif isinstance(item, Tag):
+            before, after = _around(item)
+            stack.append(after)
+            stack.extend(reversed(list(item.children)))
+            stack.append(before)
+    return out
+
+
+def _around(tag: Tag) -> tuple[str, str]:
+    name = tag.name
+    if re.fullmatch("h[1-6]", name):
+        return "\n\n" + "#" * int(name[1]) + " ", "\n\n"
+    if name == "li":
+        return "\n- ", "\n"
+    if name in ("td", "th"):
+        return " ", " |"
+    if name == "pre":
+        return "\n\n```\n", "\n```\n\n"
+    if name in ("br", "tr"):
+        return "\n", ""
+    return ("\n\n", "\n\n") if name in _BLOCKS else ("", "")

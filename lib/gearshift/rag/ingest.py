@@ -1,0 +1,227 @@
+"""Ingestion: files to passages in a collection, with the fate of each.
+
+Whatever happens to one document, the others go on. Documents are committed in batches for speed;
+when a batch fails, its documents are tried one by one, so that only the one at fault is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from gearshift.errors import DocumentError, GearshiftError
+from gearshift.rag.documents._base import Reason, fail
+from gearshift.rag.index import Collection, StoredDocument
+from gearshift.rag.parsing import MAX_BYTES, Parser
+from gearshift.rag.passages import searchable, split
+from gearshift.schemas import Passage
+
+_BATCH = 64  # documents a commit
+_BATCH_PASSAGES = 512  # or passages, whichever comes first
+
+Progress = Callable[[int, int, str], None]
+"""Called with files done, files in all, and the name of the one at hand."""
+
+
+class Status(StrEnum):
+    """What became of a file. `rejected`: it cannot be taken in; `failed`: something went wrong."""
+
+    INDEXED = "indexed"
+    UNCHANGED = "unchanged"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+OK_STATUSES = frozenset({Status.INDEXED, Status.UNCHANGED, Status.DUPLICATE})
+_WENT_WRONG = {Reason.MISSING, Reason.UNREADABLE, Reason.CORRUPT, Reason.TIMEOUT, Reason.LIMITS}
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentOutcome:
+    """The fate of one file; `reason` says why, or what is worth knowing."""
+
+    path: str
+    status: Status
+    passages: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    document: StoredDocument
+    passages: list[Passage]
+    outcome: DocumentOutcome
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Parser:
+    return Parser()
+
+
+def ingest(
+    paths: Iterable[Path | str],
+    collection: Collection,
+    progress: Progress = lambda done, total, name: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[DocumentOutcome]:
+    """Takes files and folders in; a document is called by the path as it was given.
+
+    Yields the fate of every file, in order of being settled. What was taken in before `cancelled`
+    returns true stays.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    reads = ((str(file), lambda file=file: _read(file)) for file in files)
+    yield from _take_in(reads, len(files), collection, progress, cancelled)
+
+
+def ingest_bytes(name: str, data: bytes, collection: Collection) -> DocumentOutcome:
+    """Takes one document in from memory (an upload)."""
+    (outcome,) = ingest_all([(name, data)], collection)
+    return outcome
+
+
+def ingest_all(
+    documents: Sequence[tuple[str, bytes]],
+    collection: Collection,
+    progress: Progress = lambda done, total, name: None,
+) -> list[DocumentOutcome]:
+    """Takes several named documents in from memory."""
+    reads = ((name, lambda data=data: data) for name, data in documents)
+    return list(_take_in(reads, len(documents), collection, progress, lambda: False))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The file itself, or the files below a folder; hidden ones and links to folders left out."""
+    if not path.is_dir():
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder) / name
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a regular file; never waits for a pipe or a device."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise fail(Reason.UNSUPPORTED, "it is not a regular file", "give a file or a folder")
+        if facts.st_size > MAX_BYTES:
+            raise fail(
+                Reason.TOO_LARGE,
+                f"it has {facts.st_size / 1e6:.1f} MB, the limit is {MAX_BYTES / 1e6:.0f} MB",
+                "split it into smaller files",
+            )
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise fail(Reason.MISSING, "there is no such file", "check the path") from None
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise fail(Reason.UNREADABLE, f"it cannot be opened: {words}", "check its rights") from None
+
+
+def _take_in(
+    reads: Iterable[tuple[str, Callable[[], bytes]]],
+    total: int,
+    collection: Collection,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+) -> Iterator[DocumentOutcome]:
+    known = collection.digests()
+    contents = {digest: name for name, digest in known.items()}
+    batch: list[_Ready] = []
+    done = 0
+    for name, read in reads:
+        if cancelled():
+            break
+        progress(done, total, name)
+        done += 1
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        try:
+            found = _prepare(name, read(), known, contents)
+        except DocumentError as error:
+            status = Status.FAILED if error.kind in _WENT_WRONG else Status.REJECTED
+            reason = f"{error.kind}: {error.message}" + (f" ({error.hint})" if error.hint else "")
+            yield DocumentOutcome(name, status, reason=reason)
+            continue
+        if isinstance(found, DocumentOutcome):
+            yield found
+            continue
+        known[name] = found.document.digest
+        contents.setdefault(found.document.digest, name)
+        batch.append(found)
+        if len(batch) >= _BATCH or sum(len(b.passages) for b in batch) >= _BATCH_PASSAGES:
+            yield from _commit(batch, collection)
+            batch = []
+    yield from _commit(batch, collection)
+    collection.flush()
+    progress(done, total, "")
+
+
+def _prepare(
+    name: str, data: bytes, known: dict[str, str], contents: dict[str, str]
+) -> _Ready | DocumentOutcome:
+    digest = hashlib.sha256(data).hexdigest()
+    if known.get(name) == digest:
+        return DocumentOutcome(name, Status.UNCHANGED, reason="it is in the collection already")
+    parsed = _parser().parse(name, data)
+    document = StoredDocument(
+        name,
+        digest,
+        parsed.title,
+        parsed.kind,
+        parsed.text,
+        parsed.pages,
+        0,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        tuple(parsed.notes),
+    )
+    passages = split(document)
+    document = replace(document, passages=len(passages))
+    notes = list(parsed.notes)
+    status = Status.INDEXED
+    if digest in contents and contents[digest] != name:
+        status = Status.DUPLICATE
+        notes.insert(0, f"the same content as {contents[digest]}")
+    elif name in known:
+        notes.insert(0, "replaced an earlier version")
+    return _Ready(
+        document, passages, DocumentOutcome(name, status, len(passages), "; ".join(notes))
+    )
+
+
+def _commit(batch: list[_Ready], collection: Collection) -> Iterator[DocumentOutcome]:
+    """Embeds and commits a batch; one by one when that fails for all together."""
+    if not batch:
+        return
+    try:
+        texts = [searchable(passage) for ready in batch for passage in ready.passages]
+        vectors = collection.embedder.embed(texts)
+        rows: list[tuple[StoredDocument, list[Passage], Any]] = []
+        first = 0
+        for ready in batch:
+            last = first + len(ready.passages)
+            rows.append((ready.document, ready.passages, vectors[first:last]))
+            first = last
+        collection.add(rows)
+    except GearshiftError as error:
+        if len(batch) == 1:
+            name = batch[0].document.name
+            yield DocumentOutcome(name, Status.FAILED, reason=f"{error.message} ({error.hint})")
+            return
+        for ready in batch:
+            yield from _commit([ready], collection)
+        return
+    yield from (ready.outcome for ready in batch)

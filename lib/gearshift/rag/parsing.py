@@ -1,0 +1,112 @@
+"""Parsing in a child process: hostile bytes can only take the child down, and it comes back.
+
+The child is kept from one document to the next, so that many small files go fast.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+
+from gearshift.errors import DocumentError
+from gearshift.rag.documents._base import Parsed, Reason, fail
+
+MAX_BYTES = 25 * 1024 * 1024
+"""The largest file."""
+SECONDS = 60.0
+"""Wall-clock time that one document may take."""
+
+
+class Parser:
+    """Hands documents to the child, one at a time; safe in threads."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+
+    def parse(self, name: str, data: bytes) -> Parsed:
+        """Reads a document; bytes decide what it is, its name only helps.
+
+        Raises:
+            DocumentError: why it cannot be taken in.
+        """
+        if len(data) > MAX_BYTES:
+            raise fail(
+                Reason.TOO_LARGE,
+                f"it has {len(data) / 1e6:.1f} MB, the limit is {MAX_BYTES / 1e6:.0f} MB",
+                "split it into smaller files",
+            )
+        with self._lock:
+            line = self._ask(name, data)
+        answer = json.loads(line)
+        if "failed" in answer:
+            kind, message, hint = answer["failed"]
+            raise DocumentError(kind, message, hint)
+        return Parsed(**answer["parsed"])
+
+    def close(self) -> None:
+        """Ends the child; the next document starts another."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            for pipe in (self._child.stdin, self._child.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._child = None
+
+    def _ask(self, name: str, data: bytes) -> bytes:
+        if self._child is None or self._child.poll() is not None:
+            self.close()
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "gearshift.rag._parser_child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        child = self._child
+        assert child.stdin is not None
+        try:
+            head = {"name": name.encode("utf-8", "replace").decode(), "size": len(data)}
+            child.stdin.write(json.dumps(head).encode() + b"\n" + data)
+            child.stdin.flush()
+            line = self._answer(child)
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            self.close()
+            raise fail(
+                Reason.LIMITS,
+                "reading it took the parser down (more memory than is allowed?)",
+                "save its text as plain text",
+            )
+        return line
+
+    def _answer(self, child: subprocess.Popen[bytes]) -> bytes:
+        """The child's line; kills the child when its time is up."""
+        assert child.stdout is not None
+        deadline = time.monotonic() + self._seconds
+        received = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while not received.endswith(b"\n"):
+                if not selector.select(deadline - time.monotonic()):
+                    self.close()
+                    raise fail(
+                        Reason.TIMEOUT,
+                        f"reading it took longer than {self._seconds:.0f} s",
+                        "save its text as plain text",
+                    )
+                block = os.read(child.stdout.fileno(), 1 << 20)
+                if not block:
+                    break
+                received += block
+        return bytes(received)
