@@ -275,7 +275,7 @@ def search(
 
     with _reporting(as_json):
         hits = to_ask(collection).search(query, k)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "document": hit.passage.document,
                 "text": hit.passage.text,
@@ -300,7 +300,7 @@ def providers(as_json: JSON = False) -> None:
     """Show which providers can answer."""
     with _reporting(as_json):
         services = [_service(name) for name in PROVIDERS]
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "name": service.name,
                 "ready": look.status.ready,

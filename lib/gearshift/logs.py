@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import sys
 from pathlib import Path
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -20,8 +21,7 @@ def configure(home: Path, console: bool) -> None:
         return
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    handlers[0].setLevel(logging.INFO if console else logging.ERROR)
+    handlers: list[logging.Handler] = [logging.StreamHandler()] if console else []
     problem = None
     try:
         folder = home / "logs"
@@ -37,4 +37,4 @@ def configure(home: Path, console: bool) -> None:
         handler.setFormatter(logging.Formatter(_FORMAT))
         logger.addHandler(handler)
     if problem is not None:
-        logger.error("no log file: %s", problem)
+        print(f"gearshift: no log file: {problem}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """The child process of the embedded model: llama.cpp's server on a free loopback port.
 
 Started by path, without importing Gearshift, so that it stays small. It reads a line of JSON from
-stdin (`model`, `name`, `key`, `context`, `slots`, `threads`), prints the address when it serves, and
-ends when stdin does: also when the parent was killed.
+stdin (`model`, `name`, `key`, `context`, `slots`, `threads`), prints the address when it serves,
+and ends when stdin does: also when the parent was killed.
 """
 
 import json

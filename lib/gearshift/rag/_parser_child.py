@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from typing import Any
 
 MEMORY = 1_500_000_000
 """Bytes of address space."""
@@ -36,7 +37,7 @@ def main() -> None:
         request = json.loads(line)
         data = requests.read(request["size"])
         try:
-            answer = {"parsed": asdict(parse(request["name"], data))}
+            answer: dict[str, Any] = {"parsed": asdict(parse(request["name"], data))}
         except DocumentError as error:
             answer = {"failed": [error.kind, error.message, error.hint]}
         except (MemoryError, RecursionError):

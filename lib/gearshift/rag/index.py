@@ -228,7 +228,9 @@ class Collection:
             names = [index.name for index in self._passages.list_indices()]
             if "search_text_idx" not in names:
                 self._passages.create_index("search_text", config=FTS())
-            elif self._passages.index_stats("search_text_idx").num_unindexed_rows > 0:
+                return
+            stats = self._passages.index_stats("search_text_idx")
+            if stats is None or stats.num_unindexed_rows:
                 self._passages.optimize(cleanup_older_than=_KEEP)
                 self._documents.optimize(cleanup_older_than=_KEEP)
 
@@ -332,12 +334,9 @@ class Collection:
     def fetch(self, rows: Sequence[int], digests: dict[str, str]) -> list[Passage | None]:
         """The passages in these rows, `None` for one that is gone meanwhile."""
         with self._translated("read"):
-            found = self._passages.take_row_ids(list(rows)).with_row_id(True).to_list()
-        visible = {
-            row["_rowid"]: _passage(row)
-            for row in found
-            if digests.get(row["key"]) == row["digest"]
-        }
+            found = self._passages.take_row_ids(list(rows)).with_row_id().to_list()
+        current = [row for row in found if digests.get(row["key"]) == row["digest"]]
+        visible = {row["_rowid"]: _passage(row) for row in current}
         return [visible.get(row) for row in rows]
 
 

@@ -24,7 +24,7 @@ class Reason(StrEnum):
 
     EMPTY = "empty"
     NO_TEXT = "no_text"
-    NEEDS_PASSWORD = "needs_password"
+    NEEDS_PASSWORD = "needs_password"  # noqa: S105 (a reason, not a password)
     CORRUPT = "corrupt"
     TOO_LARGE = "too_large"
     UNSUPPORTED = "unsupported"

@@ -1,4 +1,4 @@
-"""Bytes to text: UTF-8, UTF-16 and UTF-32 with or without a mark, else Windows-1252; else not text."""
+"""Bytes to text: UTF-8, UTF-16, UTF-32 or Windows-1252; everything else is not text."""
 
 from __future__ import annotations
 

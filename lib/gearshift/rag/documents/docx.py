@@ -17,6 +17,7 @@ _MAX_RATIO = 200  # of unpacked to packed, for entries of more than a megabyte
 
 
 def recognises(data: bytes, suffix: str) -> bool:
+    """Whether these bytes are of this format; the name\'s ending decides where bytes cannot."""
     if data.startswith(b"\xd0\xcf\x11\xe0") and suffix in SUFFIXES:
         return True  # what Office makes of a DOCX with a password
     if not data.startswith(b"PK"):
@@ -31,6 +32,11 @@ def recognises(data: bytes, suffix: str) -> bool:
 
 
 def read(data: bytes) -> Parsed:
+    """The text of the document.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     if data.startswith(b"\xd0\xcf\x11\xe0"):
         raise fail(
             Reason.NEEDS_PASSWORD,

@@ -31,6 +31,7 @@ _BLOCKS = {
 
 
 def recognises(data: bytes, suffix: str) -> bool:
+    """Whether these bytes are of this format; the name\'s ending decides where bytes cannot."""
     head = data[:4096].removeprefix(b"\xef\xbb\xbf")
     if _BEGINS.match(head):
         return True
@@ -38,6 +39,11 @@ def recognises(data: bytes, suffix: str) -> bool:
 
 
 def read(data: bytes) -> Parsed:
+    """The text of the document.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     notes: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)

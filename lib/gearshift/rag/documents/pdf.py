@@ -12,10 +12,16 @@ SUFFIXES = (".pdf",)
 
 
 def recognises(data: bytes, suffix: str) -> bool:
+    """Whether these bytes are of this format; the name\'s ending decides where bytes cannot."""
     return b"%PDF-" in data[:1024]  # readers accept rubbish in front of it
 
 
 def read(data: bytes) -> Parsed:
+    """The text of the document.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     try:
         pdf = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:

@@ -10,10 +10,16 @@ SUFFIXES = (".txt", ".text", ".log", ".rst", ".csv", ".json", ".jsonl", ".yaml",
 
 
 def recognises(data: bytes, suffix: str) -> bool:
+    """Whether these bytes are of this format; the name\'s ending decides where bytes cannot."""
     return decode(data) is not None
 
 
 def read(data: bytes, kind: str = KIND) -> Parsed:
+    """The text of the document.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
     found = decode(data)
     if found is None:
         raise fail(Reason.CORRUPT, "it is not text in any encoding that we know")

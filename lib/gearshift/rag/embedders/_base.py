@@ -51,4 +51,5 @@ class Embedder(ABC):
                 "the embedder returned a vector of zeros or of no numbers",
                 hint="use another embedding model",
             )
-        return vectors / lengths
+        unit: Vectors = vectors / lengths
+        return unit
