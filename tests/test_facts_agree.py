@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from gearshift.settings import Settings, variable_name
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,8 @@ def test_conda_users_get_the_same_packages():
     listed = re.findall(r"^      - (\S+)$", conda, re.MULTILINE)
     assert sorted(listed) == sorted(PROJECT["project"]["dependencies"])
     python = re.search(r"python (\S+)", conda)
-    assert python and python[1] == PROJECT["project"]["requires-python"]
+    assert python
+    assert python[1] == PROJECT["project"]["requires-python"]
 
 
 @pytest.mark.parametrize("file", [".env.example", "README.md"])
@@ -39,7 +41,10 @@ def test_every_dependency_is_pinned_without_an_address():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", pin) for pin in pins)
     pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
     wanted = PROJECT["project"]["dependencies"] + [
-        item for group in PROJECT["dependency-groups"].values() for item in group if isinstance(item, str)
+        item
+        for group in PROJECT["dependency-groups"].values()
+        for item in group
+        if isinstance(item, str)
     ]
     for requirement in wanted:
         assert re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower() in pinned, requirement

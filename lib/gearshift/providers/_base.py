@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, ClassVar
 
 import aiohttp
@@ -130,7 +130,7 @@ class BaseLLMService(ABC):
         """Tokens of context to make a prompt for; `None` where the server does not say."""
         return await on_loop(self._context_length(model))
 
-    async def generate_stream(
+    def generate_stream(
         self,
         prompt: str | None = None,
         model: str | None = None,
@@ -156,8 +156,7 @@ class BaseLLMService(ABC):
         request = GenerationRequest(
             _as_messages(prompt, messages), model or "", sampling, context_length
         )
-        async for chunk in self.stream(request):
-            yield chunk
+        return self.stream(request)
 
     async def generate(
         self, prompt: str | None = None, model: str | None = None, **options: Any
@@ -186,7 +185,7 @@ class BaseLLMService(ABC):
         relay: Relay[Chunk] = Relay()
         job = submit(self._pump(request, relay))
         try:
-            async for batch in relay.batches():
+            while batch := await relay.get():
                 for chunk in batch:
                     yield chunk
         finally:
@@ -249,6 +248,7 @@ class BaseLLMService(ABC):
         started = now()
         last = started + self.budgets.total
         first = started + self.budgets.first_token
+        progress = self.budgets.progress
         reader = self._reader(request)
         began = False
         try:
@@ -257,11 +257,11 @@ class BaseLLMService(ABC):
                 path, payload = self._chat(request)
                 async with endpoint.open_when_free(path, payload, request.model, first) as response:
                     size = 0
-                    async for data in _blocks(response, endpoint.who, reader):
+                    while data := await _block(response, endpoint.who, reader):
                         size += len(data)
-                        if _relay_chunks(reader.feed(data), relay, partial):
+                        if _hand_over(reader, data, relay, partial):
                             began = True
-                            clock.reschedule(min(now() + self.budgets.progress, last))
+                            _put_off(clock, now() + progress, last, slack=progress / 20)
                         if reader.finished:
                             break
                         if reader.proven:
@@ -274,7 +274,7 @@ class BaseLLMService(ABC):
         except TimeoutError:
             if not reader.proven:
                 raise self._late(began, now() - started) from None
-        _relay_chunks(reader.end(), relay, partial)
+        _hand_over(reader, None, relay, partial)
 
     def _late(self, began: bool, seconds: float) -> ProviderError:
         budget = self.budgets
@@ -307,34 +307,43 @@ def _as_messages(
     )
 
 
-async def _blocks(
-    response: aiohttp.ClientResponse, who: str, reader: StreamReader
-) -> AsyncIterator[bytes]:
-    """The body as it comes; a connection that breaks after the proof of the end is an end."""
+async def _block(response: aiohttp.ClientResponse, who: str, reader: StreamReader) -> bytes:
+    """The next bytes of the body, none at its end; after the proof a broken connection is one."""
     try:
-        async for data in response.content.iter_any():
-            yield data
+        return await response.content.readany()
     except (aiohttp.ClientError, OSError) as error:
-        if not reader.proven:
-            raise from_transport(error, who, answering=True) from None
+        if reader.proven:
+            return b""
+        raise from_transport(error, who, answering=True) from None
 
 
-def _relay_chunks(chunks: Iterable[Chunk], relay: Relay[Chunk], partial: list[str]) -> bool:
-    """Relays what comes, also when an error ends it; returns whether that was progress."""
+def _hand_over(
+    reader: StreamReader, data: bytes | None, relay: Relay[Chunk], partial: list[str]
+) -> bool:
+    """Relays what `data` brings, or the end when it is `None`; returns whether that is progress.
+
+    What stands before an error is relayed, too. A piece of a tool call is progress, but nothing to
+    show.
+    """
     batch: list[Chunk] = []
-    progress = False
     try:
-        for chunk in chunks:
-            if chunk.text:
-                partial.append(chunk.text)
-                progress = True
-                batch.append(chunk)
-            elif chunk.reasoning or chunk.finish_reason:
-                progress = True
-                batch.append(chunk)
-            else:
-                progress = True  # a piece of a tool call: nothing to show, but it moves
+        if data is None:
+            reader.end(batch)
+        else:
+            reader.feed(data, batch)
     finally:
-        if batch:
-            relay.put(batch)
-    return progress
+        shown = [chunk for chunk in batch if chunk.text or chunk.reasoning or chunk.finish_reason]
+        partial.extend([chunk.text for chunk in shown])
+        relay.put(shown)
+    return bool(batch)
+
+
+def _put_off(clock: asyncio.Timeout, until: float, last: float, slack: float) -> None:
+    """Moves the deadline to `until`, or up to `slack` later, and no later than `last`.
+
+    Without slack every token would move it, and that costs more than the token.
+    """
+    due = clock.when()
+    assert due is not None
+    if not min(until, last) <= due <= until + slack:
+        clock.reschedule(min(until + slack, last))

@@ -13,44 +13,42 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
 _PACE = 0.005  # seconds between wakings under load
-_CREDIT = 0.1  # seconds; what idle time is worth at most
+_CREDIT = 20  # wakings that idle time is worth
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
 class _Moderated(selectors.DefaultSelector):
-    """Waits like its base, but returns at most 200 times a second once it is busy.
+    """Looks for events as its base does, but under load only every five milliseconds.
 
-    What network cards do with their interrupts: a waking costs more than a token's bytes, so under
-    load several streams are served at each. Idle, and up to 50 wakings in a row, nothing waits.
+    What network cards do with their interrupts: a waking costs more than a token's bytes, so many
+    streams share one. A loop that has been idle gets twenty wakings before this begins.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._paid = time.monotonic()
+        self._due = time.monotonic()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout <= 0:
-            return super().select(timeout)
-        now = time.monotonic()
-        self._paid = max(self._paid + _PACE, now - _CREDIT)
-        if self._paid > now:
-            wait = self._paid - now
-            if timeout is not None:
-                wait = min(wait, timeout)
-                timeout -= wait
-            time.sleep(wait)
-        return super().select(timeout)
+        early = self._due - time.monotonic()
+        if early > 0:
+            if timeout is not None and timeout <= 0:
+                return []  # callbacks wait: they go first
+            time.sleep(early if timeout is None else min(early, timeout))
+            timeout = None if timeout is None else max(0.0, timeout - early)
+        events = super().select(timeout)
+        if events:
+            self._due = max(self._due, time.monotonic() - _CREDIT * _PACE) + _PACE
+        return events
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
@@ -88,28 +86,22 @@ async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     return await asyncio.wrap_future(submit(coroutine))
 
 
-class _Bell:
-    """Rouses the sleepers of one consumer loop, all that are due at once with a single wake-up.
+_sleepers: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+"""Who is to be roused, by the loop it sleeps on; only the background loop touches it."""
 
-    A wake-up of another thread costs more than reading a token, so they are gathered over a turn
-    of the background loop.
-    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._due: list[asyncio.Future[None]] = []
+def _rouse_soon(sleeper: asyncio.Future[None]) -> None:
+    """Rouses a consumer; those of one loop share a wake-up, which costs more than a token does."""
+    if not _sleepers:
+        asyncio.get_running_loop().call_soon(_rouse_all)
+    _sleepers.setdefault(sleeper.get_loop(), []).append(sleeper)
 
-    def ring(self, sleeper: asyncio.Future[None]) -> None:
-        """Rouses `sleeper` soon; called on the background loop."""
-        if not self._due:
-            background_loop().call_soon(self._wake)
-        self._due.append(sleeper)
 
-    def _wake(self) -> None:
-        due, self._due = self._due, []
-        # A loop that was closed has nobody left who waits.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_rouse, due)
+def _rouse_all() -> None:
+    for loop, sleepers in _sleepers.items():
+        with suppress(RuntimeError):  # a closed loop has nobody left who waits
+            loop.call_soon_threadsafe(_rouse, sleepers)
+    _sleepers.clear()
 
 
 def _rouse(sleepers: list[asyncio.Future[None]]) -> None:
@@ -118,24 +110,13 @@ def _rouse(sleepers: list[asyncio.Future[None]]) -> None:
             sleeper.set_result(None)
 
 
-_bells: WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell] = WeakKeyDictionary()
-
-
-def _bell() -> _Bell:
-    """The bell of the loop that this is called on."""
-    loop = asyncio.get_running_loop()
-    with _lock:
-        return _bells.setdefault(loop, _Bell(loop))
-
-
 class Relay(Generic[T]):
     """Carries batches from the background loop to one consumer on any loop.
 
-    A batch rings only for a consumer that sleeps, so a burst costs one wake-up, not one a piece.
+    A batch rouses only a consumer that sleeps, so a burst costs one wake-up, not one a piece.
     """
 
     def __init__(self) -> None:
-        self._bell = _bell()
         self._batches: deque[list[T]] = deque()
         self._sleeper: asyncio.Future[None] | None = None
         self._ended = False
@@ -143,8 +124,9 @@ class Relay(Generic[T]):
 
     def put(self, batch: list[T]) -> None:
         """Hands over a batch; called on the background loop."""
-        self._batches.append(batch)
-        self._wake()
+        if batch:
+            self._batches.append(batch)
+            self._wake()
 
     def end(self, error: BaseException | None = None) -> None:
         """Says that nothing more comes, and why if something went wrong."""
@@ -154,17 +136,18 @@ class Relay(Generic[T]):
     def _wake(self) -> None:
         sleeper, self._sleeper = self._sleeper, None
         if sleeper is not None:
-            self._bell.ring(sleeper)
+            _rouse_soon(sleeper)
 
-    async def batches(self) -> AsyncIterator[list[T]]:
-        """The batches in order, until the end; raises what the producer ended with."""
+    async def get(self) -> list[T]:
+        """The next batch, an empty one at the end; raises what the producer ended with."""
         while True:
-            while self._batches:
-                yield self._batches.popleft()
-            if self._ended and not self._batches:
+            ended = self._ended
+            if self._batches:
+                return self._batches.popleft()
+            if ended:
                 if self._error is not None:
                     raise self._error
-                return
+                return []
             # The sleeper is set before the second look, so that a `put` in between rouses it.
             self._sleeper = sleeper = asyncio.get_running_loop().create_future()
             if not self._batches and not self._ended:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -66,22 +66,22 @@ class OpenAIReader:
     def finished(self) -> bool:
         return self._done
 
-    def feed(self, data: bytes) -> Iterator[Chunk]:
+    def feed(self, data: bytes, into: list[Chunk]) -> None:
         for name, event in self._events.feed(data):
-            yield from self._read(name, event)
+            self._read(name, event, into)
 
-    def end(self) -> Iterator[Chunk]:
+    def end(self, into: list[Chunk]) -> None:
         if not self.finished:
             try:
                 for name, event in self._events.rest():
-                    yield from self._read(name, event)
+                    self._read(name, event, into)
             except ProtocolError:
                 if not self.proven:
                     raise self._truncated() from None
         if self._last is None:
             raise self._truncated()
         self._last.usage = self._usage
-        yield self._last
+        into.append(self._last)
 
     def _truncated(self) -> Truncated:
         return Truncated(
@@ -89,7 +89,7 @@ class OpenAIReader:
             hint="ask again; the server's log says why it stopped",
         )
 
-    def _read(self, name: bytes, data: bytes) -> Iterator[Chunk]:
+    def _read(self, name: bytes, data: bytes, into: list[Chunk]) -> None:
         if self.finished:
             raise self._broken("something after its end")
         if data == b"[DONE]":
@@ -115,9 +115,9 @@ class OpenAIReader:
             self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
         for choice in event.choices:
             if choice.index == 0:
-                yield from self._choice(choice)
+                self._choice(choice, into)
 
-    def _choice(self, choice: _Choice) -> Iterator[Chunk]:
+    def _choice(self, choice: _Choice, into: list[Chunk]) -> None:
         delta = choice.delta or choice.message
         if delta is None and choice.finish_reason is None:
             raise self._broken("a choice without a delta")
@@ -127,7 +127,7 @@ class OpenAIReader:
             if text or reasoning or delta.tool_calls:
                 if self._last is not None:
                     raise self._broken("more text after the end of the answer")
-                yield Chunk(text, reasoning)
+                into.append(Chunk(text, reasoning))
         if choice.finish_reason is not None:
             try:
                 reason = FinishReason(choice.finish_reason)

@@ -7,7 +7,6 @@ each protocol's reader does (`ollama.py`, `_openai.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 from gearshift.errors import ProtocolError
@@ -28,15 +27,15 @@ class StreamReader(Protocol):
     def finished(self) -> bool:
         """Nothing more needs to be read."""
 
-    def feed(self, data: bytes) -> Iterator[Chunk]:
-        """The chunks that `data` completes.
+    def feed(self, data: bytes, into: list[Chunk]) -> None:
+        """Appends the chunks that `data` completes; those before an error are there, too.
 
         Raises:
             ProviderError: the server reports an error, or this is not the protocol.
         """
 
-    def end(self) -> Iterator[Chunk]:
-        """What was held back, when the bytes have ended.
+    def end(self, into: list[Chunk]) -> None:
+        """Appends what was held back, when the bytes have ended.
 
         Raises:
             Truncated: there was no proof of the end.
@@ -75,26 +74,24 @@ class Events:
         self._data: list[bytes] = []
         self._begun = False
 
-    def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """The events that `data` completes."""
+        events = []
         if not self._begun and data:
             data, self._begun = data.removeprefix(b"\xef\xbb\xbf"), True
         for line in self._lines.feed(data):
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
             elif not line:
-                yield from self._event()
+                if self._data:
+                    events.append((self._name, b"\n".join(self._data)))
+                    self._data = []
+                self._name = b""
             elif line.startswith(b"event:"):
                 self._name = line[6:].strip()
             # Anything else is a comment (keep-alive) or a field that says nothing here.
+        return events
 
-    def rest(self) -> Iterator[tuple[bytes, bytes]]:
+    def rest(self) -> list[tuple[bytes, bytes]]:
         """The last event, when the bytes ended without the blank line behind it."""
-        yield from self.feed(self._lines.rest() + b"\n\n")
-
-    def _event(self) -> Iterator[tuple[bytes, bytes]]:
-        name, data = self._name, b"\n".join(self._data)
-        had_data = bool(self._data)
-        self._name, self._data = b"", []
-        if had_data:
-            yield name, data
+        return self.feed(self._lines.rest() + b"\n\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,22 +60,22 @@ class OllamaReader:
 
     finished = proven  # nothing follows the line with `done`
 
-    def feed(self, data: bytes) -> Iterator[Chunk]:
+    def feed(self, data: bytes, into: list[Chunk]) -> None:
         for line in self._lines.feed(data):
             if line.strip():
-                yield from self._read(line)
+                self._read(line, into)
 
-    def end(self) -> Iterator[Chunk]:
+    def end(self, into: list[Chunk]) -> None:
         rest = self._lines.rest()
         if rest.strip():
             try:
-                yield from self._read(rest)
+                self._read(rest, into)
             except ProtocolError:
                 if not self.proven:
                     raise self._truncated() from None
         if self._last is None:
             raise self._truncated()
-        yield self._last
+        into.append(self._last)
 
     def _truncated(self) -> Truncated:
         return Truncated(
@@ -83,7 +83,7 @@ class OllamaReader:
             hint="ask again; the server's log says why it stopped",
         )
 
-    def _read(self, line: bytes) -> Iterator[Chunk]:
+    def _read(self, line: bytes, into: list[Chunk]) -> None:
         if self._last is not None:
             raise self._broken("something after its end")
         try:
@@ -99,7 +99,7 @@ class OllamaReader:
         if event.message is not None:
             text, reasoning = event.message.content or "", event.message.thinking or ""
             if text or reasoning or event.message.tool_calls:
-                yield Chunk(text, reasoning)
+                into.append(Chunk(text, reasoning))
         if event.done:
             # Servers before 0.1.38 or so gave no reason; "load" answers a chat without messages.
             reason = FinishReason.STOP if event.done_reason is None else event.done_reason
@@ -227,7 +227,7 @@ class OllamaService(BaseLLMService):
         relay: Relay[PullProgress] = Relay()
         job = submit(self._pull(model, relay))
         try:
-            async for batch in relay.batches():
+            while batch := await relay.get():
                 for progress in batch:
                     yield progress
         finally:

@@ -1,0 +1,107 @@
+"""What the tests share: a home of their own, servers, services with small budgets."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from gearshift.providers import LLMServiceFactory, breaker
+from gearshift.providers import _models as models_module
+from gearshift.rag import library
+from gearshift.rag.embedders import MiniLM
+from gearshift.settings import Settings, load_settings, variable_name
+from scripted_server import ScriptedServer
+
+VARIABLES = [variable_name(field) for field in Settings.model_fields]
+
+
+@pytest.fixture(scope="session")
+def shared_models(tmp_path_factory):
+    """The embedder's graph, made once for all tests."""
+    home = tmp_path_factory.mktemp("shared")
+    MiniLM(home).embed(["warm"])
+    return home / "models"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A home, a working directory and an environment without settings, for each test."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("GEARSHIFT_HOME", str(folder))
+    # Nothing listens there, whatever runs on this machine.
+    monkeypatch.setenv("OLLAMA_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("VLLM_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    _forget()
+    yield folder
+    _forget()
+
+
+def _forget():
+    LLMServiceFactory.reset()
+    load_settings.cache_clear()
+    library._open.clear()
+    library._embedders.clear()
+    breaker._until.clear()
+    models_module._remembered.clear()
+
+
+@pytest.fixture
+def embedding_home(home, shared_models):
+    """The home with the embedder's graph in it."""
+    (home / "models").symlink_to(shared_models)
+    return home
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def serve():
+    """Starts scripted servers, and stops them."""
+    servers = []
+
+    def start(script) -> ScriptedServer:
+        servers.append(ScriptedServer(script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def make_settings(home):
+    """Settings with small budgets."""
+
+    def make(**fields) -> Settings:
+        budgets = {
+            "connect_timeout": 1.0,
+            "first_token_timeout": 1.5,
+            "progress_timeout": 0.6,
+            "total_timeout": 4.0,
+        }
+        return Settings(**{**budgets, **fields}, _env_file=None)
+
+    return make
+
+
+@pytest.fixture
+def real_ollama() -> str:
+    """The address of a real Ollama."""
+    url = os.environ.get("OLLAMA_TEST_URL")
+    if not url:
+        pytest.skip("no real Ollama: start one and set OLLAMA_TEST_URL to its address")
+    return url
+
+
+ROOT = Path(__file__).parents[1]
