@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
-.PHONY: run test check format soak bench clean help
+.PHONY: run test check format soak bench pin clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ soak: $(VENV)/ready-test ## the long runs
 
 bench: $(VENV)/ready-bench ## the measurements, side by side with the alternatives
 	$(BIN)/python -m benchmarks
+
+pin: $(BIN)/uv ## renew constraints.txt with the newest packages that fit
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
+	    --group check --group bench --output-file constraints.txt pyproject.toml
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

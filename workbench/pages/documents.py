@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import streamlit as st
-from gearshift.rag.index import Collection
-from gearshift.rag.ingest import ingest_bytes
 
 from gearshift.errors import GearshiftError
 from gearshift.rag import library
+from gearshift.rag.index import Collection
+from gearshift.rag.ingest import ingest_bytes
 from parts.markdown import plain
 
 _LIGHTS = {"indexed": "🟢", "unchanged": "⚪", "duplicate": "🟡"}

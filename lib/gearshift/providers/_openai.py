@@ -14,31 +14,29 @@ from gearshift.providers._wire import Events
 from gearshift.schemas import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None  # what vLLM called it before 0.11, and llama.cpp does
     tool_calls: list[Any] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta | None = None
     message: _Delta | None = None  # a server that ignores `stream` answers in one piece
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
-    object: Any = None
-    message: Any = None
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -90,7 +88,7 @@ class OpenAIReader:
         )
 
     def _read(self, name: bytes, data: bytes, into: list[Chunk]) -> None:
-        if self.finished:
+        if self._done:
             raise self._broken("something after its end")
         if data == b"[DONE]":
             if self._last is None:
@@ -105,15 +103,15 @@ class OpenAIReader:
             if b'"error"' in data:
                 raise self._error(data) from None
             raise self._broken(f"an event that cannot be read ({excerpt(str(wrong))})") from None
-        if event.error is not None or event.object == "error":
+        if event.error is not None:
             raise self._error(data)
-        if event.choices is None:
-            if event.usage is None:
-                raise self._broken("an event without choices")
-            event.choices = []
         if event.usage is not None:
             self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
-        for choice in event.choices:
+        elif event.choices is None:
+            if reported(msgspec.json.decode(data)):
+                raise self._error(data)
+            raise self._broken("an event without choices")
+        for choice in event.choices or ():
             if choice.index == 0:
                 self._choice(choice, into)
 

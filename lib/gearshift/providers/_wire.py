@@ -50,14 +50,16 @@ class Lines:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that `data` completes."""
-        *lines, rest = (self._rest + data if self._rest else data).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES or any(len(line) > MAX_LINE_BYTES for line in lines):
+        if self._rest:
+            data = self._rest + data
+        lines = data.split(b"\n")
+        if len(data) > MAX_LINE_BYTES and max(map(len, lines)) > MAX_LINE_BYTES:
             raise ProtocolError(
                 f"the server sent a line of more than {MAX_LINE_BYTES >> 20} MiB",
                 hint="check that the address is that of a language model server",
             )
-        self._rest = rest
-        return [line[:-1] if line.endswith(b"\r") else line for line in lines]
+        self._rest = lines.pop()
+        return [line.removesuffix(b"\r") for line in lines] if b"\r" in data else lines
 
     def rest(self) -> bytes:
         """The last line, when the bytes ended without a line end."""
@@ -71,7 +73,7 @@ class Events:
     def __init__(self) -> None:
         self._lines = Lines()
         self._name = b""
-        self._data: list[bytes] = []
+        self._data: bytes | None = None
         self._begun = False
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
@@ -81,11 +83,12 @@ class Events:
             data, self._begun = data.removeprefix(b"\xef\xbb\xbf"), True
         for line in self._lines.feed(data):
             if line.startswith(b"data:"):
-                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                value = line[6:] if line.startswith(b"data: ") else line[5:]
+                self._data = value if self._data is None else self._data + b"\n" + value
             elif not line:
-                if self._data:
-                    events.append((self._name, b"\n".join(self._data)))
-                    self._data = []
+                if self._data is not None:
+                    events.append((self._name, self._data))
+                    self._data = None
                 self._name = b""
             elif line.startswith(b"event:"):
                 self._name = line[6:].strip()

