@@ -3,11 +3,14 @@
 streamlit run workbench/app.py
 """
 
+from pathlib import Path
+
 import streamlit as st
 
 from gearshift import logs
 from gearshift.errors import SettingsError
 from gearshift.settings import load_settings
+from parts import warm
 
 st.set_page_config(page_title="Gearshift", page_icon="⚙️", layout="wide")
 
@@ -20,6 +23,9 @@ except SettingsError as wrong:
     st.stop()
 
 logs.configure(settings.home_dir, console=True)
+warm.up()
+
+st.logo(Path(__file__).with_name("logo.svg"), size="large")
 
 st.navigation(
     [

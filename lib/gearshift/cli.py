@@ -264,6 +264,27 @@ def ingest(
 
 
 @app.command()
+def rebuild(
+    collection: CollectionName = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="Another one: minilm, ollama:MODEL, vllm:MODEL.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Make a collection's index anew from its stored texts."""
+    from gearshift.rag import library
+
+    with _reporting(as_json):
+        made = library.rebuild(collection or library.DEFAULT, embedder)
+        count = len(made.documents())
+        used = made.embedder.fingerprint.name
+        if as_json:
+            _print_json({"collection": made.name, "documents": count, "embedder": used})
+        else:
+            out.print(f"{made.name}: {count} documents, embedded by {used}", markup=False)
+
+
+@app.command()
 def search(
     query: str,
     collection: CollectionName = None,

@@ -16,7 +16,8 @@ GearshiftError
 │   ├── Rejected          the server refuses this request (other 4xx)      kind: rejected
 │   └── ServerFailed      the server reports a failure of its own          kind: server
 ├── DocumentError         a document cannot be taken in                    kind: its reason's slug
-└── IndexFault            the index is damaged, busy or of another make    kind: index
+└── IndexFault            the index is damaged or busy                    kind: index
+    └── IndexMismatch     it was made by another embedder or splitter      kind: index_mismatch
 
 What it does not know: how an error is shown. The command line and the pages do that.
 """
@@ -150,6 +151,12 @@ class DocumentError(GearshiftError):
 
 
 class IndexFault(GearshiftError):
-    """The index is damaged, is being written by somebody else, or was made by another embedder."""
+    """The index is damaged, or is being written by somebody else."""
 
     kind = "index"
+
+
+class IndexMismatch(IndexFault):
+    """The index was made by another embedder or splitter; it can be rebuilt from its texts."""
+
+    kind = "index_mismatch"

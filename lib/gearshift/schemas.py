@@ -49,13 +49,15 @@ class GenerationRequest:
     """One question to one model.
 
     `context_length` is the context, in tokens, that the prompt was made for: a server that
-    allocates it on request (Ollama) is told.
+    allocates it on request (Ollama) is told. `choices` are sentences that the answer may consist
+    of: a provider whose model is too small to write (`BaseLLMService.writes`) keeps to them.
     """
 
     messages: Sequence[Message]
     model: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     context_length: int | None = None
+    choices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def _show_turns(conversation: Conversation, collection: str) -> None:
         st.error(f"{problem.message}. {problem.hint}.")
 
 
-@st.fragment(run_every=0.25)
+@st.fragment(run_every=0.4)
 def _live(job: Job) -> None:
     """The answer as far as it has come; the whole page again when it has ended."""
     if not job.running:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from gearshift.errors import GearshiftError
+from gearshift.errors import GearshiftError, IndexMismatch
 from gearshift.rag import library
 from gearshift.rag.index import Collection
 from gearshift.rag.ingest import ingest_bytes
@@ -28,12 +28,27 @@ def main() -> None:
     )
     try:
         collection = library.sample() if name == library.SAMPLE else library.collection(name)
+    except IndexMismatch as problem:
+        _offer_rebuild(name, problem)
+        return
     except GearshiftError as problem:
-        st.error(f"{problem.message}. Next: {problem.hint}.")
+        st.error(f"{plain(problem.message)}. Next: {plain(problem.hint)}.")
         return
     if name != library.SAMPLE:
         _upload(collection)
     _list(collection, deletable=name != library.SAMPLE)
+
+
+def _offer_rebuild(name: str, problem: IndexMismatch) -> None:
+    st.warning(f"{plain(problem.message)}. Its texts are kept: only the index is made anew.")
+    if st.button("Rebuild the index", icon=":material/restart_alt:"):
+        try:
+            with st.spinner("Embedding every passage …"):
+                library.rebuild(name)
+        except GearshiftError as failed:
+            st.error(f"{plain(failed.message)}. Next: {plain(failed.hint)}.")
+            return
+        st.rerun()
 
 
 def _upload(collection: Collection) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import streamlit as st
 
 from gearshift.providers import LLMServiceFactory
@@ -11,6 +13,7 @@ from gearshift.rag.prompt import label
 from gearshift.schemas import Answer, CitedBy, FinishReason, State
 from parts.markdown import cited, plain, safe
 
+_HEADING = re.compile(r"(?m)^#{1,6}\s+(.*?)\s*#*$")  # a passage must not shout over the page
 _WAITS = {
     State.SEARCHING: "Searching the documents …",
     State.WAITING: "Waiting for the first token … a model that is not loaded yet takes longer",
@@ -31,7 +34,7 @@ def show(answer: Answer, known: set[int]) -> None:
         return
     for provider, why in answer.skipped.items():
         st.warning(
-            f"{_name(provider)} did not answer: {plain(why)} "
+            f"{_name(provider)} did not answer: {plain(why)}. "
             f"**{_name(answer.provider)}** answers instead.",
             icon=":material/shuffle:",
         )
@@ -90,4 +93,4 @@ def show_sources(conversation: Conversation) -> None:
             mark = " :green-badge[cited]" if number in cited_numbers else ""
             title = f"\\[{number}\\] {plain(label(source.passage))}{mark}"
             st.subheader(title, anchor=f"source-{number}")
-            st.markdown(safe(source.passage.text))
+            st.markdown(safe(_HEADING.sub(r"**\1**", source.passage.text)))

@@ -14,9 +14,10 @@ ANY = "(best match)"
 
 
 def _light(look: Look) -> str:
+    """A filled green dot, an empty red one, or a dotted one while nothing is known."""
     if look.seen is None:
-        return "🟡"
-    return "🟢" if look.status.ready else "🔴"
+        return ":gray[◌]"
+    return ":green[●]" if look.status.ready else ":red[○]"
 
 
 @st.fragment(run_every=4)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import aiohttp
@@ -65,6 +66,8 @@ class BaseLLMService(ABC):
     """Passages that a question is answered from."""
     answer_tokens: ClassVar[int] = 768
     """The longest answer, in tokens, when nobody asked for another length."""
+    writes: ClassVar[bool] = True
+    """Whether its model can write an answer; otherwise it picks sentences from the sources."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -209,12 +212,7 @@ class BaseLLMService(ABC):
         error: BaseException | None = None
         try:
             if not request.model:
-                request = GenerationRequest(
-                    request.messages,
-                    await self._some_model(),
-                    request.sampling,
-                    request.context_length,
-                )
+                request = replace(request, model=await self._some_model())
             await self._receive(request, relay, partial)
         except ProviderError as failed:
             failed.partial = "".join(partial)

@@ -37,7 +37,7 @@ def main() -> None:
     params.n_ctx = wanted["slots"] * wanted["context"]
     # Small batches: a stopped request ends, and others go on, within a second of a long prompt.
     params.n_batch = params.n_ubatch = 256
-    params.cache_ram_mib = 64
+    params.cache_ram_mib = 0  # the slots themselves remember the last prompts
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = wanted["threads"]
     params.verbosity = 2
     server = xllamacpp.Server(params)

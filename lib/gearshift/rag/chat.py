@@ -17,6 +17,7 @@ from gearshift.providers import BaseLLMService, Fallback, Started
 from gearshift.providers._models import choose_model
 from gearshift.rag.citations import Citer
 from gearshift.rag.conversations import Conversation
+from gearshift.rag.extract import candidates
 from gearshift.rag.prompt import Prompt, build, estimate
 from gearshift.schemas import (
     Answer,
@@ -112,20 +113,22 @@ async def write_answer(
 def _retrieve(ask: Ask, earlier: Sequence[Answer]) -> list[Hit] | None:
     """The best passages; a follow-up ("and how do I go back?") is searched with what it follows.
 
-    The question alone and the question behind the one before it are two searches, merged by turns:
-    no model has to be asked first.
+    The two searches are merged by turns: no model has to be asked first.
     """
     if ask.search is None:
         return None
-    lists = [ask.search(ask.question, PASSAGES)]
-    if earlier:
-        lists.append(ask.search(f"{earlier[-1].question} {ask.question}", PASSAGES))
+    lists = [ask.search(query, PASSAGES) for query in _queries(ask.question, earlier)]
     best: dict[str, Hit] = {}
     for rank in range(PASSAGES):
         for hits in lists:
             if rank < len(hits):
                 best.setdefault(hits[rank].passage.id, hits[rank])
     return list(best.values())[:PASSAGES]
+
+
+def _queries(question: str, earlier: Sequence[Answer]) -> list[str]:
+    """The question, and where there was one before, the question behind it."""
+    return [question, *(f"{turn.question} {question}" for turn in earlier[-1:])]
 
 
 def known_sources(conversation: Conversation) -> dict[int, Source]:
@@ -149,9 +152,13 @@ async def _stream(
         longest = ask.max_tokens or service.answer_tokens
         reserved = min(longest, chosen.context_length // 4)
         room = int((chosen.context_length - reserved) * share)
-        used_hits = hits and hits[: service.passages]
         prompt = build(
-            answer.question, used_hits, conversation.turns[:-1], conversation.first_turn, room
+            answer.question,
+            hits,
+            conversation.turns[:-1],
+            conversation.first_turn,
+            room,
+            service.passages,
         )
         made[service.name] = prompt
         used = sum(estimate(message.content) for message in prompt.messages)
@@ -159,7 +166,15 @@ async def _stream(
             temperature=TEMPERATURE,
             max_tokens=min(longest, max(reserved, chosen.context_length - used)),
         )
-        return GenerationRequest(prompt.messages, chosen.name, sampling, chosen.context_length)
+        choices: list[str] = []
+        if ask.citer is not None and prompt.sources and not service.writes:
+            queries = _queries(ask.question, conversation.turns[:-1])
+            choices = await asyncio.to_thread(
+                candidates, queries, prompt.sources, ask.citer.embedder
+            )
+        return GenerationRequest(
+            prompt.messages, chosen.name, sampling, chosen.context_length, choices
+        )
 
     async for piece in Fallback(ask.services, prepare, ask.insist).stream():
         if isinstance(piece, Started):

@@ -21,7 +21,7 @@ import numpy as np
 from gearshift.rag.embedders import Embedder
 from gearshift.schemas import Citation, CitedBy, Source
 
-THRESHOLD = 0.62
+THRESHOLD = 0.7
 """Support that a sentence needs, from 0 to 1."""
 _LEAST_WORDS = 3  # fewer content words are a greeting or a heading, which nobody needs to support
 
@@ -110,7 +110,7 @@ class Citer:
     """Finds the citations of an answer; meaning is compared with the collection's embedder."""
 
     def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+        self.embedder = embedder
 
     def cite(
         self, text: str, sources: Mapping[int, Source]
@@ -159,7 +159,7 @@ class Citer:
         best = [
             max((place.support(claim) for place in places), key=lambda s: s[0]) for claim in claims
         ]
-        vectors = self._embedder.embed([*claims, *(sentence for _, sentence, _ in best)])
+        vectors = self.embedder.embed([*claims, *(sentence for _, sentence, _ in best)])
         half = len(claims)
         meaning = np.sum(vectors[:half] * vectors[half:], axis=1)
         return [

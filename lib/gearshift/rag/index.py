@@ -25,7 +25,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from gearshift.errors import IndexFault
+from gearshift.errors import IndexFault, IndexMismatch
 from gearshift.rag.embedders import Embedder
 from gearshift.rag.embedders._base import Vectors
 from gearshift.rag.passages import SPLITTER_VERSION, searchable
@@ -125,18 +125,20 @@ class Collection:
         """Opens a collection; makes it when it is absent.
 
         Raises:
-            IndexFault: it was made with another embedder or splitter, or cannot be read.
+            IndexMismatch: it was made with another embedder or splitter.
+            IndexFault: it cannot be read.
         """
         folder = _folder(home, name)
         made_with = _made_with(folder)
         ours = {**asdict(embedder.fingerprint), "splitter": SPLITTER_VERSION}
         if made_with is not None and made_with != ours:
-            raise IndexFault(
+            raise IndexMismatch(
                 f"the collection {name!r} was made by {made_with.get('name')} "
                 f"({made_with.get('digest')}, splitter {made_with.get('splitter')}), "
                 f"not by {ours['name']} ({ours['digest']}, splitter {ours['splitter']}): "
                 "their vectors cannot be compared",
-                hint="rebuild it from its stored text on the Documents page",
+                hint="rebuild it from its stored texts, on the Documents page or with: "
+                f"gearshift rebuild --collection {name}",
             )
         collection = cls(name, folder, embedder)
         with collection._translated("opened"):

@@ -19,6 +19,7 @@ from typing import Any
 
 from gearshift.errors import DocumentError, GearshiftError
 from gearshift.rag.documents._base import Reason, fail
+from gearshift.rag.embedders import Vectors
 from gearshift.rag.index import Collection, StoredDocument
 from gearshift.rag.parsing import MAX_BYTES, Parser
 from gearshift.rag.passages import searchable, split
@@ -27,6 +28,7 @@ from gearshift.schemas import Passage
 _BATCH = 64  # documents a commit
 _BATCH_PASSAGES = 512  # or passages, whichever comes first
 
+Embed = Callable[[Sequence[str]], Vectors]
 Progress = Callable[[int, int, str], None]
 """Called with files done, files in all, and the name of the one at hand."""
 
@@ -93,10 +95,11 @@ def ingest_all(
     documents: Sequence[tuple[str, bytes]],
     collection: Collection,
     progress: Progress = lambda done, total, name: None,
+    embed: Embed | None = None,
 ) -> list[DocumentOutcome]:
-    """Takes several named documents in from memory."""
+    """Takes several named documents in from memory; `embed` may replace the collection's."""
     reads = ((name, lambda data=data: data) for name, data in documents)
-    return list(_take_in(reads, len(documents), collection, progress, lambda: False))
+    return list(_take_in(reads, len(documents), collection, progress, lambda: False, embed))
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -138,7 +141,9 @@ def _take_in(
     collection: Collection,
     progress: Progress,
     cancelled: Callable[[], bool],
+    embed: Embed | None = None,
 ) -> Iterator[DocumentOutcome]:
+    embed = embed or collection.embedder.embed
     known = collection.digests()
     contents = {digest: name for name, digest in known.items()}
     batch: list[_Ready] = []
@@ -163,9 +168,9 @@ def _take_in(
         contents.setdefault(found.document.digest, name)
         batch.append(found)
         if len(batch) >= _BATCH or sum(len(b.passages) for b in batch) >= _BATCH_PASSAGES:
-            yield from _commit(batch, collection)
+            yield from _commit(batch, collection, embed)
             batch = []
-    yield from _commit(batch, collection)
+    yield from _commit(batch, collection, embed)
     collection.flush()
     progress(done, total, "")
 
@@ -202,13 +207,13 @@ def _prepare(
     )
 
 
-def _commit(batch: list[_Ready], collection: Collection) -> Iterator[DocumentOutcome]:
+def _commit(batch: list[_Ready], collection: Collection, embed: Embed) -> Iterator[DocumentOutcome]:
     """Embeds and commits a batch; one by one when that fails for all together."""
     if not batch:
         return
     try:
         texts = [searchable(passage) for ready in batch for passage in ready.passages]
-        vectors = collection.embedder.embed(texts)
+        vectors = embed(texts)
         rows: list[tuple[StoredDocument, list[Passage], Any]] = []
         first = 0
         for ready in batch:
@@ -222,6 +227,6 @@ def _commit(batch: list[_Ready], collection: Collection) -> Iterator[DocumentOut
             yield DocumentOutcome(name, Status.FAILED, reason=f"{error.message} ({error.hint})")
             return
         for ready in batch:
-            yield from _commit([ready], collection)
+            yield from _commit([ready], collection, embed)
         return
     yield from (ready.outcome for ready in batch)

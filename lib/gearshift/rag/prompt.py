@@ -62,6 +62,7 @@ def build(
     turns: Sequence[Answer],
     first_turn: int,
     room: int,
+    passages: int = 5,
 ) -> Prompt:
     """Makes the prompt of a turn.
 
@@ -70,6 +71,7 @@ def build(
         turns: The earlier turns; those that are not complete are left out.
         first_turn: Index of the oldest turn that the last prompt still had.
         room: Tokens that the prompt may take.
+        passages: The most passages that the model is given; the others are named as dropped.
     """
     system = Message("system", PLAIN if hits is None else SYSTEM)
     room -= estimate(system.content) + estimate(question) + 32
@@ -80,7 +82,7 @@ def build(
     chosen: list[Hit] = []
     for hit in hits or []:
         cost = 0 if hit.passage.id in numbers else estimate(_quoted(0, hit.passage))
-        if cost > room:
+        if cost > room or len(chosen) == passages:
             dropped.append(Dropped("passage", label(hit.passage)))
             continue
         room -= cost

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from gearshift.errors import SettingsError
 from gearshift.providers import LLMServiceFactory
-from gearshift.rag.embedders._base import Embedder, Fingerprint
+from gearshift.rag.embedders._base import Embedder, Fingerprint, Vectors
 from gearshift.rag.embedders.minilm import MiniLM
 from gearshift.rag.embedders.provider import ProviderEmbedder
 from gearshift.settings import PROVIDERS, Settings
 
-__all__ = ["Embedder", "Fingerprint", "MiniLM", "ProviderEmbedder", "make_embedder"]
+__all__ = ["Embedder", "Fingerprint", "MiniLM", "ProviderEmbedder", "Vectors", "make_embedder"]
 
 
 def make_embedder(name: str, settings: Settings) -> Embedder:

@@ -1,0 +1,34 @@
+"""What the first question would wait for is done once, while the first person still reads."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+
+import streamlit as st
+
+from gearshift.errors import GearshiftError
+from gearshift.rag import library
+
+log = logging.getLogger(__name__)
+
+
+@st.cache_resource(show_spinner=False)
+def up() -> threading.Thread:
+    """Starts it; once a process."""
+    thread = threading.Thread(target=_work, name="warm-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _work() -> None:
+    try:
+        library.sample().search("warm up", 1)
+    except GearshiftError as problem:
+        # Whoever asks a question meets the same problem, and is told then.
+        log.warning("warming up: %s", problem)
+    # Streamlit collects garbage after every run of a page. What was loaded until now stays for
+    # good, and looking through it each time costs 0.1 s: more than showing an answer.
+    gc.collect()
+    gc.freeze()
