@@ -23,7 +23,6 @@ except SettingsError as wrong:
     st.stop()
 
 logs.configure(settings.home_dir, console=True)
-warm.up()
 
 st.logo(Path(__file__).with_name("logo.svg"), size="large")
 
@@ -33,3 +32,4 @@ st.navigation(
         st.Page("pages/documents.py", title="Documents", icon=":material/description:"),
     ]
 ).run()
+warm.up()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from gearshift.errors import GearshiftError
-from gearshift.providers import LLMServiceFactory, breaker, chain
+from gearshift.providers import BaseLLMService, LLMServiceFactory, breaker, chain, submit
 from gearshift.rag import library
 from gearshift.rag.chat import Ask, known_sources
 from gearshift.rag.citations import Citer
@@ -100,6 +100,8 @@ def _ask(
     if st.session_state.get("provider") is not None or provider:
         # A person who chooses a provider wants it tried, whatever happened a moment ago.
         breaker.worked(_service(first))
+    services = chain(first, _service)
+    _warm_up(services)
     documents = None
     try:
         if collection == library.SAMPLE:
@@ -112,12 +114,20 @@ def _ask(
         return
     ask = Ask(
         question,
-        chain(first, _service),
+        services,
         search=documents.search if documents else None,
         citer=Citer(documents.embedder) if documents else None,
         model=state.model() if first == state.provider() else None,
     )
     st.session_state.job = Job(ask, conversation, load_settings().home_dir)
+
+
+def _warm_up(services: list[BaseLLMService]) -> None:
+    """Lets the provider that will probably answer start up while passages are searched."""
+    for service, look in zip(services, state.watch().look(services), strict=True):
+        if look.status.ready:
+            submit(service.warm_up())
+            return
 
 
 def _show_turns(conversation: Conversation, collection: str) -> None:

@@ -11,15 +11,18 @@ import streamlit as st
 from gearshift.errors import GearshiftError
 from gearshift.rag import library
 
+_DELAY = 1.5  # seconds
+
 log = logging.getLogger(__name__)
 
 
 @st.cache_resource(show_spinner=False)
-def up() -> threading.Thread:
-    """Starts it; once a process."""
-    thread = threading.Thread(target=_work, name="warm-up", daemon=True)
-    thread.start()
-    return thread
+def up() -> threading.Timer:
+    """Starts it, once a process; a moment later, so that the browser can draw the page first."""
+    timer = threading.Timer(_DELAY, _work)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _work() -> None:

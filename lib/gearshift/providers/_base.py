@@ -111,6 +111,14 @@ class BaseLLMService(ABC):
         except ProviderError as error:
             return ConnectionStatus(False, f"{error.message}. {error.hint}".strip())
 
+    async def warm_up(self) -> None:
+        """Does now what the first answer would wait for, where there is such a thing.
+
+        Raises:
+            ProviderError: it failed, and so would an answer.
+        """
+        return None
+
     async def list_models(self) -> list[ModelInfo]:
         """The models that it offers, those that embed included."""
         return await on_loop(self._list_models())

@@ -14,6 +14,7 @@ from typing import Any
 
 from gearshift.providers._http import Endpoint
 from gearshift.providers._llama_server import CONTEXT_LENGTH, MODEL_NAME, LlamaServer, weights
+from gearshift.providers._loop import on_loop
 from gearshift.providers._openai import OpenAICompatibleService
 from gearshift.schemas import Chunk, ConnectionStatus, GenerationRequest, ModelInfo
 from gearshift.settings import Settings
@@ -35,6 +36,9 @@ class EmbeddedService(OpenAICompatibleService):
     @property
     def url(self) -> str:
         return ""  # it has none that others could use
+
+    async def warm_up(self) -> None:
+        await on_loop(self._endpoint())
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         with self._server.in_use():
