@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
-.PHONY: run test check format soak bench data pin clean help
+.PHONY: run test check format soak bench screenshots data pin clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ soak: $(VENV)/ready-test ## the long runs
 
 bench: $(VENV)/ready-bench ## the measurements, side by side with the alternatives
 	$(BIN)/python -m benchmarks
+
+screenshots: $(VENV)/ready-test ## take the README's pictures of the real pages; needs chromium
+	$(BIN)/python scripts/screenshots.py
 
 data: $(VENV)/ready ## compute what data/ keeps ready: the handbook's vectors
 	$(BIN)/python scripts/embed_handbook.py

@@ -1,8 +1,6 @@
 """What the tests share: a home of their own, servers, services with small budgets."""
 
 import os
-import socket
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +9,7 @@ from gearshift.providers import _models as models_module
 from gearshift.rag import library
 from gearshift.rag.embedders import MiniLM
 from gearshift.settings import Settings, load_settings, variable_name
+from places import free_port
 from scripted_server import ScriptedServer
 
 VARIABLES = [variable_name(field) for field in Settings.model_fields]
@@ -59,12 +58,6 @@ def embedding_home(home, shared_models):
     return home
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def serve():
     """Starts scripted servers, and stops them."""
@@ -102,6 +95,3 @@ def real_ollama() -> str:
     if not url:
         pytest.skip("no real Ollama: start one and set OLLAMA_TEST_URL to its address")
     return url
-
-
-ROOT = Path(__file__).parents[1]

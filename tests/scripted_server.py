@@ -88,6 +88,10 @@ class ScriptedServer:
                 await writer.wait_closed()
 
     def stop(self) -> None:
+        """Ends it and its connections; a second time does nothing."""
+        if self._loop.is_closed():
+            return
+
         async def shut():
             self._server.close()
             mine = asyncio.current_task()

@@ -260,9 +260,12 @@ class Answer:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Completion tokens after the first one, over the seconds from the first to the last."""
+        """Completion tokens after the first one, over the seconds from the first to the last.
+
+        `None` when all came at once: that is the network's speed, not the model's.
+        """
         tokens, timings = self.usage.completion_tokens, self.timings
         if tokens is None or tokens < 2 or timings.first_token is None or timings.ended is None:
             return None
         seconds = timings.ended - timings.first_token
-        return (tokens - 1) / seconds if seconds > 0 else None
+        return (tokens - 1) / seconds if seconds > 0.02 else None

@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from conftest import free_port
 from gearshift.errors import (
     ContextExceeded,
     ModelNotFound,
@@ -30,6 +29,7 @@ from gearshift.errors import (
 from gearshift.providers.ollama import OllamaService
 from gearshift.providers.vllm import VLLMService
 from gearshift.schemas import FinishReason, Usage
+from places import free_port
 from scripted_server import ndjson, ollama, sse, vllm
 
 GOOD = {"vllm": sse("Hé", "llo ", "wörld"), "ollama": ndjson("Hé", "llo ", "wörld")}

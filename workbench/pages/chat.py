@@ -23,6 +23,11 @@ EXAMPLES = (
     "How do I go back to Ollama?",
 )
 NO_DOCUMENTS = "(no documents)"
+# The passages stay in view, however long the conversation grows.
+_SOURCES_STAY = (
+    "<style>[data-testid=stColumn]:has(.st-key-sources) "
+    "{position: sticky; top: 4rem; align-self: start}</style>"
+)
 
 
 def main() -> None:
@@ -44,7 +49,8 @@ def main() -> None:
         answers, sources = st.columns([3, 2], gap="large")
         with answers:
             _show_turns(conversation, collection)
-        with sources, st.container(height=640, border=False):
+        st.html(_SOURCES_STAY)
+        with sources, st.container(height=640, border=False, key="sources"):
             show_sources(conversation)
 
 
@@ -80,8 +86,9 @@ def _empty_state() -> str | None:
 
 def _about_the_embedded_model() -> None:
     st.info(
-        "No model server is in use, so a built-in model answers. It has 135 million parameters: "
-        "good for trying things out, often wrong. For a better one install "
+        "No model server is in use, so a built-in model answers. With 135 million parameters it is "
+        "too small to write well: it picks sentences from the passages, not always the right ones. "
+        "Good for trying things out. For a better one install "
         "[Ollama](https://ollama.com/download), run `ollama pull mistral`, and choose Ollama in "
         "the sidebar; for many users at once start a vLLM server.",
         icon=":material/school:",
@@ -135,7 +142,7 @@ def _show_turns(conversation: Conversation, collection: str) -> None:
     known = set(known_sources(conversation))
     job: Job | None = st.session_state.get("job")
     for turn in conversation.turns:
-        with st.chat_message("user"):
+        with st.chat_message("user", avatar=":material/person:"):
             st.text(turn.question)
         with st.chat_message("assistant", avatar=":material/settings:"):
             if job is not None and turn is job.answer and job.running:

@@ -10,7 +10,12 @@ from gearshift.rag.index import Collection
 from gearshift.rag.ingest import ingest_bytes
 from parts.markdown import plain
 
-_LIGHTS = {"indexed": "🟢", "unchanged": "⚪", "duplicate": "🟡"}
+_ICONS = {
+    "indexed": ":green[:material/check_circle:]",
+    "unchanged": ":gray[:material/check_circle:]",
+    "duplicate": ":orange[:material/content_copy:]",
+}
+_FAILED = ":red[:material/error:]"
 _PREVIEW = 20_000  # characters of a document's text that the page shows
 
 
@@ -72,9 +77,9 @@ def _upload(collection: Collection) -> None:
         st.session_state.upload_turn = turn + 1
         st.rerun()
     for fate in st.session_state.get("fates", []):
-        light = _LIGHTS.get(fate.status, "🔴")
-        reason = f": {plain(fate.reason)}" if fate.reason else f", {fate.passages} passages"
-        st.markdown(f"{light} **{plain(fate.path)}** {fate.status}{reason}")
+        icon = _ICONS.get(fate.status, _FAILED)
+        reason = f": {plain(fate.reason)}" if fate.reason else f", passages: {fate.passages}"
+        st.markdown(f"{icon} **{plain(fate.path)}** {fate.status}{reason}")
 
 
 def _list(collection: Collection, deletable: bool) -> None:
@@ -88,9 +93,9 @@ def _list(collection: Collection, deletable: bool) -> None:
                 "document": document.name,
                 "title": document.title,
                 "kind": document.kind,
-                "pages": document.pages,
+                "pages": document.pages or "",
                 "passages": document.passages,
-                "added": document.added,
+                "added": document.added[:16].replace("T", " "),
                 "notes": "; ".join(document.notes),
             }
             for document in documents

@@ -13,10 +13,10 @@ from gearshift.rag.prompt import label
 from gearshift.schemas import Answer, CitedBy, FinishReason, State
 from parts.markdown import cited, plain, safe
 
-_HEADING = re.compile(r"(?m)^#{1,6}\s+(.*?)\s*#*$")  # a passage must not shout over the page
+_HEADING = re.compile(r"(?m)^#{1,6}[ \t]+(.*?)[ \t]*#*$")  # a passage must not shout over the page
 _WAITS = {
     State.SEARCHING: "Searching the documents …",
-    State.WAITING: "Waiting for the first token … a model that is not loaded yet takes longer",
+    State.WAITING: "Waiting for the answer to begin … a model that is not loaded yet takes longer",
 }
 
 
@@ -52,8 +52,11 @@ def show(answer: Answer, known: set[int]) -> None:
     if answer.finish_reason is FinishReason.LENGTH:
         st.info("Cut: the answer reached its longest length.", icon=":material/content_cut:")
     if answer.dropped:
-        names = "; ".join(f"{item.what} “{plain(item.name)}”" for item in answer.dropped)
-        st.info(f"Did not fit into the model's context: {names}", icon=":material/inventory_2:")
+        with st.expander(
+            f"Left out of the prompt for want of room: {len(answer.dropped)}",
+            icon=":material/inventory_2:",
+        ):
+            st.markdown("\n".join(f"- {item.what}: {plain(item.name)}" for item in answer.dropped))
     if answer.provider:
         st.caption(_facts(answer))
 
@@ -70,7 +73,7 @@ def _facts(answer: Answer) -> str:
     by_model = sum(citation.by is CitedBy.MODEL for citation in answer.citations)
     matched = sum(citation.by is CitedBy.MATCH for citation in answer.citations)
     if by_model:
-        parts.append(f"[{by_model}] cited by the model".replace("[", "\\["))
+        parts.append(f"{by_model} cited by the model")
     if matched:
         parts.append(f"≈ {matched} matched afterwards")
     if answer.unsupported:

@@ -38,7 +38,8 @@ def main() -> None:
     # Small batches: a stopped request ends, and others go on, within a second of a long prompt.
     params.n_batch = params.n_ubatch = 256
     params.cache_ram_mib = 0  # the slots themselves remember the last prompts
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = wanted["threads"]
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = wanted["threads"]
     params.verbosity = 2
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)

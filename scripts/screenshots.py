@@ -1,0 +1,83 @@
+"""Takes the README's screenshots of a real workbench: `make screenshots`. Needs Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+PORT = 8651
+QUESTIONS = ("When should I use vLLM instead of Ollama?", "What does tensor parallelism need?")
+
+
+def chat(page: Page) -> None:
+    for count, question in enumerate(QUESTIONS, 1):
+        box = page.get_by_placeholder("Ask the documents …")
+        expect(box).to_be_enabled(timeout=60_000)
+        box.fill(question)
+        box.press("Enter")
+        expect(page.get_by_text(re.compile(r"first token \d"))).to_have_count(count, timeout=60_000)
+    page.wait_for_timeout(1500)
+    page.screenshot(path=IMAGES / "chat.png")
+
+
+def documents(page: Page) -> None:
+    page.get_by_role("link", name="Documents").click()
+    chapter = (ROOT / "data" / "handbook" / "08-tuning.md").read_bytes()
+    page.locator("input[type=file]").set_input_files(
+        [
+            {"name": "tuning.md", "mimeType": "text/markdown", "buffer": chapter},
+            {"name": "scan.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 not really"},
+        ]
+    )
+    expect(page.get_by_text("tuning.md indexed")).to_be_visible(timeout=60_000)
+    page.get_by_role("combobox", name="Look at").click()
+    page.get_by_role("option", name="tuning.md").click()
+    expect(page.get_by_text("This is the text that was read")).to_be_visible()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=IMAGES / "documents.png")
+
+
+def main() -> None:
+    url = f"http://127.0.0.1:{PORT}/"
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        workbench = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "workbench/app.py"],
+            cwd=ROOT,
+            env=os.environ | {"GEARSHIFT_HOME": home, "STREAMLIT_SERVER_PORT": str(PORT)},
+        )
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(url).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
+            page = browser.new_page(
+                viewport={"width": 1280, "height": 860},
+                color_scheme="dark" if "dark" in sys.argv else "light",
+            )
+            page.goto(url)
+            chat(page)
+            documents(page)
+            browser.close()
+        finally:
+            workbench.terminate()
+            workbench.wait()
+
+
+if __name__ == "__main__":
+    main()
