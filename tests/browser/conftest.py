@@ -15,7 +15,7 @@ from places import ROOT, free_port
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # for longer, its event loop would be in the way of other tests
 def chromium():
     if CHROMIUM is None:
         pytest.skip("no browser: install Debian's chromium (apt-get install chromium)")
