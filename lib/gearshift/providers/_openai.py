@@ -10,7 +10,7 @@ import msgspec
 from gearshift.errors import ProtocolError, ProviderError, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
-from gearshift.providers._wire import Events
+from gearshift.providers._wire import Events, as_utf8
 from gearshift.schemas import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
 
 
@@ -40,6 +40,13 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+
+
+_HINT = "ask again; is this an OpenAI-compatible server?"
+
+
+class _Unreadable(ProtocolError):
+    """An event is no JSON of the right shape."""
 
 
 class OpenAIReader:
@@ -73,7 +80,8 @@ class OpenAIReader:
             try:
                 for name, event in self._events.rest():
                     self._read(name, event, into)
-            except ProtocolError:
+            except _Unreadable:
+                # Cut off in mid-event: behind the proof that does not matter.
                 if not self.proven:
                     raise self._truncated() from None
         if self._last is None:
@@ -98,11 +106,14 @@ class OpenAIReader:
         if name == b"error":
             raise self._error(data)
         try:
-            event = _decode(data)
+            event = _decode(as_utf8(data))
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             if b'"error"' in data:
                 raise self._error(data) from None
-            raise self._broken(f"an event that cannot be read ({excerpt(str(wrong))})") from None
+            raise _Unreadable(
+                f"{self._who} sent an event that cannot be read ({excerpt(str(wrong))})",
+                hint=_HINT,
+            ) from None
         if event.error is not None:
             raise self._error(data)
         if event.usage is not None:
@@ -138,9 +149,7 @@ class OpenAIReader:
             self._last = Chunk(finish_reason=reason)
 
     def _broken(self, what: str) -> ProtocolError:
-        return ProtocolError(
-            f"{self._who} sent {what}", hint="ask again; is this an OpenAI-compatible server?"
-        )
+        return ProtocolError(f"{self._who} sent {what}", hint=_HINT)
 
     def _error(self, data: bytes) -> ProviderError:
         try:

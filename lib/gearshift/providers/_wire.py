@@ -42,6 +42,17 @@ class StreamReader(Protocol):
         """
 
 
+def as_utf8(data: bytes) -> bytes:
+    """The same bytes; msgspec does not look at the fields that it skips, so this does.
+
+    Raises:
+        UnicodeDecodeError: they are no text.
+    """
+    if not data.isascii():
+        data.decode()
+    return data
+
+
 class Lines:
     """Splits bytes into lines, without their line ends."""
 

@@ -14,7 +14,7 @@ from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
 from gearshift.providers._loop import Relay, submit
 from gearshift.providers._versions import older
-from gearshift.providers._wire import Lines
+from gearshift.providers._wire import Lines, as_utf8
 from gearshift.schemas import (
     Chunk,
     ConnectionStatus,
@@ -87,7 +87,7 @@ class OllamaReader:
         if self._last is not None:
             raise self._broken("something after its end")
         try:
-            event = _decode(line)
+            event = _decode(as_utf8(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
             raise self._broken(f"a line that cannot be read ({excerpt(str(wrong))})") from None
         if event.error is not None:
