@@ -206,9 +206,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Something that did not fit into the model's context: `what` is `passage` or `turn`.
+    """Something that did not fit into the model's context: `what` is `passage`, `turn` or `prompt`.
 
-    `name` tells a person which one: the passage's document and heading, or the turn's question.
+    `name` tells a person which one: the passage's document and heading, the turn's question, or how
+    much of the prompt a server read that dropped its beginning.
     """
 
     what: str

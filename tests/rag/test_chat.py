@@ -178,6 +178,18 @@ async def test_old_turns_go_when_the_context_is_full_and_are_named(serve, make_s
     assert conversation.first_turn > 0
 
 
+async def test_a_prompt_that_the_server_cut_without_a_word_is_told(serve, make_settings):
+    long = [Hit(Passage("0-0", "d.md", "word " * 900, 0, 4500), 1.0)]
+    server = serve(vllm(sse("Fine.", usage=(512, 1))))
+    service = VLLMService(make_settings(vllm_base_url=server.url))
+    conversation = Conversation()
+    begin(conversation, "Which?")
+    answer = await write_answer(Ask("Which?", [service], search=lambda q, k: long), conversation)
+    (item,) = answer.dropped
+    assert item.what == "prompt"
+    assert "512" in item.name
+
+
 async def test_helps_that_lie_or_hang_do_not_stop_a_chat(serve, make_settings):
     async def script(exchange):
         if "chat" in exchange.path:

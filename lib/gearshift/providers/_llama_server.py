@@ -85,6 +85,8 @@ class LlamaServer:
         """
         with self._lock:
             if not self.running:
+                if self._process is not None:
+                    _end(self._process)
                 self._address = self._start()
             return self._address
 

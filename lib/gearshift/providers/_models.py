@@ -20,7 +20,8 @@ PATIENCE = 2.0
 """Seconds that a chat waits for a help."""
 DEFAULT_CONTEXT = 4096
 """Tokens assumed where the provider does not say."""
-_LEAST_CONTEXT = 256  # a server that claims less is not believed
+LEAST_CONTEXT = 256
+"""Tokens; a server that claims less is not believed."""
 _FRESH = 15.0  # seconds for which an answer of a help is good
 
 _remembered: dict[tuple[str, str, str], tuple[float, ChosenModel]] = {}
@@ -63,7 +64,7 @@ async def choose_model(
     except (ProviderError, TimeoutError) as error:
         log.info("%s did not say what it has: %s", service.label, error or "too slow")
         return ChosenModel(asked or default, DEFAULT_CONTEXT)
-    if length is None or length < _LEAST_CONTEXT:
+    if length is None or length < LEAST_CONTEXT:
         length = DEFAULT_CONTEXT
     chosen = ChosenModel(name, length)
     _remembered[key] = (time.monotonic(), chosen)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gearshift.errors import ProtocolError, ServerFailed, Truncated
+from gearshift.errors import ContextExceeded, ProtocolError, ServerFailed, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
@@ -25,6 +25,7 @@ from gearshift.schemas import (
 )
 
 _SAFE_VERSION = "0.35.0"  # versions below have published security holes
+_SHORT = 6_000  # bytes of a prompt that fits into any default context
 _MOST_CONTEXT = 8192  # tokens; Ollama reserves memory for all that is asked for
 
 
@@ -116,6 +117,28 @@ class OllamaReader:
         return ProtocolError(f"{self._who} sent {what}", hint="ask again; is this really Ollama?")
 
 
+def _context(request: GenerationRequest) -> int | None:
+    """The context to ask for; `None` leaves it to the server, whose default holds short prompts.
+
+    Older servers drop what is too long without a word, whatever they are told, so a prompt that
+    certainly does not fit is refused here: a word is a token at least.
+
+    Raises:
+        ContextExceeded: there are more words than the context has tokens.
+    """
+    text = " ".join(message.content for message in request.messages)
+    words = len(text.split())
+    if request.context_length is None and len(text.encode()) < _SHORT:
+        return None
+    context = request.context_length or _MOST_CONTEXT
+    if words > context:
+        raise ContextExceeded(
+            f"the prompt has at least {words} tokens, the context holds {context}",
+            hint="shorten the prompt, or use a model with more context",
+        )
+    return context
+
+
 @dataclass(frozen=True, slots=True)
 class PullProgress:
     """How far a download is, in bytes; `None` while Ollama does not say."""
@@ -145,6 +168,7 @@ class OllamaService(BaseLLMService):
         )
 
     def _chat(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        context = _context(request)
         sampling = request.sampling
         options = {
             "temperature": sampling.temperature,
@@ -153,7 +177,7 @@ class OllamaService(BaseLLMService):
             "num_predict": sampling.max_tokens,
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
-            "num_ctx": request.context_length,
+            "num_ctx": context,
         }
         return "/api/chat", {
             "model": request.model,

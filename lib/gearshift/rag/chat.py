@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gearshift.errors import ContextExceeded, GearshiftError
 from gearshift.providers import BaseLLMService, Fallback, Started
-from gearshift.providers._models import choose_model
+from gearshift.providers._models import LEAST_CONTEXT, choose_model
 from gearshift.rag.citations import Citer
 from gearshift.rag.conversations import Conversation
 from gearshift.rag.extract import candidates
@@ -22,6 +22,7 @@ from gearshift.rag.prompt import Prompt, build, estimate
 from gearshift.schemas import (
     Answer,
     Chunk,
+    Dropped,
     GenerationRequest,
     Hit,
     SamplingParams,
@@ -87,6 +88,7 @@ async def write_answer(
             # The server counts otherwise than we estimated: once more with half of the room.
             await _stream(ask, conversation, hits, answer, on_text, share=0.5)
         answer.timings.ended = time.monotonic()
+        _notice_silent_cut(answer, conversation)
         if ask.citer is not None:
             found = await asyncio.to_thread(
                 ask.citer.cite, answer.text, known_sources(conversation)
@@ -129,6 +131,18 @@ def _retrieve(ask: Ask, earlier: Sequence[Answer]) -> list[Hit] | None:
 def _queries(question: str, earlier: Sequence[Answer]) -> list[str]:
     """The question, and where there was one before, the question behind it."""
     return [question, *(f"{turn.question} {question}" for turn in earlier[-1:])]
+
+
+def _notice_silent_cut(answer: Answer, conversation: Conversation) -> None:
+    """Some servers drop the beginning of a long prompt without a word: then they count too few."""
+    earlier = [t for t in conversation.turns[conversation.first_turn : -1] if t.complete]
+    sent = [answer.prompt, *(part for turn in earlier for part in (turn.prompt, turn.text))]
+    least = sum(len(part.split()) for part in sent)  # a word is a token at least
+    counted = answer.usage.prompt_tokens
+    # What remains after a cut fills a context: a count below the smallest one is just a wrong count.
+    if counted is not None and LEAST_CONTEXT <= counted < 0.8 * least:
+        what = f"the server read {counted} of at least {least} tokens"
+        answer.dropped = [*answer.dropped, Dropped("prompt", what)]
 
 
 def known_sources(conversation: Conversation) -> dict[int, Source]:
