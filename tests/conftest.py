@@ -1,5 +1,6 @@
 """What the tests share: a home of their own, servers, services with small budgets."""
 
+import logging
 import os
 
 import pytest
@@ -43,6 +44,11 @@ def home(tmp_path, monkeypatch):
 
 
 def _forget():
+    logger = logging.getLogger("gearshift")
+    for handler in [*logger.handlers]:
+        if handler.name == "gearshift":
+            logger.removeHandler(handler)
+            handler.close()
     LLMServiceFactory.reset()
     load_settings.cache_clear()
     library._open.clear()

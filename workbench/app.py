@@ -22,7 +22,7 @@ except SettingsError as wrong:
     st.write(f"Next: {wrong.hint}, then reload this page.")
     st.stop()
 
-logs.configure(settings.home_dir, console=True)
+logs.configure(settings, console=True)
 
 st.logo(Path(__file__).with_name("logo.svg"), size="large")
 

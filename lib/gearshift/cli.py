@@ -63,8 +63,10 @@ def _fail(error: GearshiftError, as_json: bool) -> NoReturn:
 def _reporting(as_json: bool) -> Iterator[None]:
     """Turns every failure into the contract's form; nothing ends in a traceback."""
     try:
-        logs.configure(load_settings().home_dir, console=False)
+        logs.configure(load_settings(), console=False)
         yield
+    except typer.Exit:
+        raise
     except GearshiftError as error:
         _fail(error, as_json)
     except KeyboardInterrupt:

@@ -142,6 +142,10 @@ class Settings(BaseSettings):
         """`GEARSHIFT_HOME` with `~` expanded, absolute."""
         return self.home.expanduser().absolute()
 
+    def log_that_they_are_good(self) -> None:
+        """The line that the guide tells people to look for."""
+        log.info("Security settings validation passed (LLM Provider: %s)", self.llm_provider)
+
 
 def variable_name(field: str) -> str:
     """The environment variable that sets a field of `Settings`."""
@@ -183,7 +187,7 @@ def load_settings() -> Settings:
         raise SettingsError(
             f"cannot read {ENV_FILE.absolute()}: {wrong}", hint="make it a readable UTF-8 file"
         ) from None
-    log.info("Security settings validation passed (LLM Provider: %s)", settings.llm_provider)
+    settings.log_that_they_are_good()
     return settings
 
 

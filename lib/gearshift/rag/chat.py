@@ -139,7 +139,7 @@ def _notice_silent_cut(answer: Answer, conversation: Conversation) -> None:
     sent = [answer.prompt, *(part for turn in earlier for part in (turn.prompt, turn.text))]
     least = sum(len(part.split()) for part in sent)  # a word is a token at least
     counted = answer.usage.prompt_tokens
-    # What remains after a cut fills a context: a count below the smallest one is just a wrong count.
+    # What remains after a cut fills a context: a count below the smallest is just a wrong count.
     if counted is not None and LEAST_CONTEXT <= counted < 0.8 * least:
         what = f"the server read {counted} of at least {least} tokens"
         answer.dropped = [*answer.dropped, Dropped("prompt", what)]
