@@ -169,6 +169,9 @@ def ollama(answer: Script | bytes = GREETING_NDJSON, models=("mistral:latest",))
             await exchange.reply({"version": "0.35.1"})
         elif exchange.path.endswith("/api/show"):
             await exchange.reply({"model_info": {"llama.context_length": 4096}})
+        elif exchange.path.endswith("/api/pull"):
+            await exchange.head(kind="application/x-ndjson")
+            await exchange.send(b'{"status":"pulling manifest"}\n{"status":"success"}\n')
         elif not exchange.path.endswith("/api/chat"):
             await exchange.reply(b"404 page not found", 404, "text/plain")
         elif isinstance(answer, bytes):

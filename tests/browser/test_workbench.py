@@ -189,3 +189,16 @@ def test_a_wrong_setting_is_explained(workbench, visit, scheme):
     page = visit(running.url, color_scheme=scheme)
     expect(page.get_by_text("Gearshift cannot start")).to_be_visible()
     expect(page.get_by_text("VLLM_GPU_COUNT")).to_be_visible()
+
+
+def test_a_model_is_pulled_from_the_sidebar(workbench, visit, serve):
+    server = serve(ollama())
+    page = visit(workbench(OLLAMA_BASE_URL=server.url).url)
+    page.get_by_role("button", name="Get a model").click()
+    name = page.get_by_label("Name in Ollama's library")
+    name.fill("qwen3:0.6b")
+    name.press("Enter")
+    page.get_by_role("button", name="Pull it").click()
+    expect(page.get_by_text("qwen3:0.6b has arrived.")).to_be_visible()
+    (pull,) = [r for r in server.requests if r.path == "/api/pull"]
+    assert pull.json["model"] == "qwen3:0.6b"

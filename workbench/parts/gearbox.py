@@ -6,9 +6,11 @@ import streamlit as st
 
 from gearshift.errors import SettingsError
 from gearshift.providers import LLMServiceFactory, Look
+from gearshift.providers.ollama import OllamaService
 from gearshift.settings import ENV_FILE, PROVIDERS, save_setting
 from parts import state
 from parts.markdown import plain
+from parts.pull import get_a_model
 
 ANY = "(best match)"
 
@@ -52,6 +54,9 @@ def gearbox() -> None:
     st.session_state.models[chosen] = None if model == ANY else model
     if look.status.ready:
         st.caption(plain(look.status.detail))
+    service = LLMServiceFactory.get_service(chosen)
+    if isinstance(service, OllamaService) and look.status.version is not None:
+        get_a_model(service)
     if chosen != LLMServiceFactory.active() and st.button(
         "Make it the default", icon=":material/push_pin:", width="stretch"
     ):
