@@ -213,7 +213,7 @@ def _show_sources(record: dict[str, Any]) -> None:
         out.print(f"{name} did not answer: {why}", style="yellow", markup=False)
     if record["dropped"]:
         names = ", ".join(item["name"] for item in record["dropped"])
-        out.print(f"did not fit into the context: {names}", style="yellow", markup=False)
+        out.print(f"left out of the prompt for want of room: {names}", style="yellow", markup=False)
     if record["finish_reason"] == "length":
         out.print("cut: the answer reached its longest length", style="yellow", markup=False)
     total = record["timings"]["total_s"]

@@ -109,7 +109,7 @@ class BaseLLMService(ABC):
         try:
             return await on_loop(self._check())
         except ProviderError as error:
-            return ConnectionStatus(False, f"{error.message}. {error.hint}".strip())
+            return ConnectionStatus(False, f"{error.message}. Next: {error.hint}.")
 
     async def warm_up(self) -> None:
         """Does now what the first answer would wait for, where there is such a thing.
