@@ -64,7 +64,8 @@ class EmbeddedService(OpenAICompatibleService):
     async def _check(self) -> ConnectionStatus:
         await self._list_models()
         return ConnectionStatus(
-            True, "a 135M model for trying things out; its answers are often wrong"
+            True,
+            "a 135M model for trying things out: it picks sentences, not always the right ones",
         )
 
     def close(self) -> None:
