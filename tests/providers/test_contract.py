@@ -113,6 +113,14 @@ async def test_a_real_ollama_names_its_models_when_one_is_missing(real_ollama):
     assert "smollm2" in caught.value.hint
 
 
+async def test_the_embedded_model_answers_to_its_own_name_alone(home):
+    service = EmbeddedService(Settings(_env_file=None))
+    with pytest.raises(ModelNotFound) as caught:
+        await service.generate("Hi.", "mistral")
+    assert "smollm2:135m" in caught.value.hint
+    service.close()
+
+
 async def test_a_pull_ends_with_proof_or_an_error(real_ollama, serve, make_settings):
     service = OllamaService(Settings(ollama_base_url=real_ollama, _env_file=None))
     with pytest.raises(ProviderError):

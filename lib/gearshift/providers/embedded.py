@@ -12,9 +12,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from gearshift.errors import ModelNotFound
 from gearshift.providers._http import Endpoint
 from gearshift.providers._llama_server import CONTEXT_LENGTH, MODEL_NAME, LlamaServer, weights
 from gearshift.providers._loop import on_loop
+from gearshift.providers._model_map import same_model
 from gearshift.providers._openai import OpenAICompatibleService
 from gearshift.schemas import Chunk, ConnectionStatus, GenerationRequest, ModelInfo
 from gearshift.settings import Settings
@@ -51,6 +53,9 @@ class EmbeddedService(OpenAICompatibleService):
         return Endpoint(self.label, url, self.budgets.connect, key)
 
     def _chat(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        # llama.cpp's server would answer to any name, and the record would name a wrong model.
+        if not same_model(request.model, MODEL_NAME):
+            raise ModelNotFound(f"{self.label} has no model {request.model!r}")
         path, payload = super()._chat(request)
         payload["cache_prompt"] = True
         if request.choices:

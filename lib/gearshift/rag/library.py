@@ -116,7 +116,7 @@ def handbook() -> list[tuple[str, bytes]]:
 
 
 def _absent(name: str) -> IndexFault:
-    return IndexFault(
-        f"there is no collection {name!r}",
-        hint=f"make it with: gearshift ingest PATH --collection {name}",
-    )
+    hint = f"make it with: gearshift ingest PATH --collection {name}"
+    if name == SAMPLE:
+        hint = "the handbook is indexed when a question names no collection and you have none"
+    return IndexFault(f"there is no collection {name!r}", hint=hint)
