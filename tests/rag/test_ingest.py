@@ -119,6 +119,7 @@ def bomb_docx() -> bytes:
         ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, "unsupported"),
         ("a.txt", bytes(range(256)) * 64, "unsupported"),
         ("a.pdf", b"\xff\xd8\xff" + os.urandom(2000), "unsupported"),
+        ("a.rtf", rb"{\rtf1 Hello}", "unsupported"),
         ("a.txt", b"x" * (26 * 1024 * 1024), "too_large"),
     ],
 )

@@ -37,6 +37,7 @@ _BINARY = {
     b"{\\rtf": "RTF",
     b"\xd0\xcf\x11\xe0": "an old or encrypted Office file",
 }
+_MARKUP = (b"{\\rtf", b"%!PS")  # these decode as text, but nobody wants to read it
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +63,7 @@ def parse(name: str, data: bytes) -> Parsed:
         raise fail(Reason.EMPTY, "the file is empty", "fill it or leave it out")
     suffix = PurePath(name.replace("\\", "/")).suffix.lower()
     for module in _formats():
-        if module.recognises(data, suffix):
+        if not data.startswith(_MARKUP) and module.recognises(data, suffix):
             parsed: Parsed = module.read(data)
             break
     else:
