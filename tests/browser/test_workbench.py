@@ -123,6 +123,10 @@ def test_a_hanging_provider_blocks_nothing(workbench, visit, serve):
     ask(page, "Are you there?")
     expect(page.get_by_text("Here I am.")).to_be_visible()
     expect(page.get_by_text("vLLM did not answer")).to_be_visible()
+    ask(page, "And again?")
+    expect(answers(page).nth(1)).to_contain_text("Ollama")
+    tried = [r for r in hanging.requests if "chat" in r.path]
+    assert len(tried) == 1, "the breaker shall keep it from costing its budget again"
 
 
 def test_stop_closes_the_connection_at_once(workbench, visit, serve):

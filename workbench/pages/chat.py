@@ -25,8 +25,8 @@ EXAMPLES = (
 NO_DOCUMENTS = "(no documents)"
 # The passages stay in view, however long the conversation grows.
 _SOURCES_STAY = (
-    "<style>[data-testid=stColumn]:has(.st-key-sources) "
-    "{position: sticky; top: 4rem; align-self: start}</style>"
+    "<style>@media (min-width: 641px) { [data-testid=stColumn]:has(.st-key-sources) "
+    "{position: sticky; top: 4rem; align-self: start} }</style>"
 )
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         collection = _choose_collection()
     asked = st.chat_input("Ask the documents …", disabled=job is not None and job.running)
     if not conversation.turns:
-        asked = asked or _empty_state()
+        asked = asked or _empty_state(collection)
     if asked and asked.strip():
         _ask(conversation, asked, collection)
         st.rerun()
@@ -68,13 +68,15 @@ def _choose_collection() -> str:
     )
 
 
-def _empty_state() -> str | None:
+def _empty_state(collection: str) -> str | None:
     st.title("Ask your documents")
     st.write(
         "Answers come with citations that open the exact passage. Begin with the handbook on "
         "running Ollama and vLLM, or add your own files on the **Documents** page."
     )
-    for column, example in zip(st.columns(len(EXAMPLES)), EXAMPLES, strict=True):
+    # They are about the handbook: over other documents they would only find nothing.
+    examples = EXAMPLES if collection == library.SAMPLE else ()
+    for column, example in zip(st.columns(len(EXAMPLES)), examples, strict=False):
         if column.button(example, width="stretch"):
             return example
     if state.provider() == "embedded" or not any(
@@ -104,9 +106,10 @@ def _ask(
 ) -> None:
     """Starts the job that writes the next answer."""
     first = provider or state.provider()
-    if st.session_state.get("provider") is not None or provider:
-        # A person who chooses a provider wants it tried, whatever happened a moment ago.
+    if provider or first != st.session_state.get("asked", LLMServiceFactory.active()):
+        # A person who has just chosen a provider wants it tried, whatever happened a moment ago.
         breaker.worked(_service(first))
+    st.session_state.asked = first
     services = chain(first, _service)
     _warm_up(services)
     documents = None
