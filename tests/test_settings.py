@@ -54,6 +54,13 @@ def test_a_path_in_front_and_a_slash_behind_are_taken(monkeypatch):
     assert load_settings().vllm_base_url == "http://localhost:8001/proxy"
 
 
+def test_a_password_in_an_address_is_never_shown(monkeypatch):
+    monkeypatch.setenv("VLLM_BASE_URL", "http://bob:hunter2@localhost:8001")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "hunter2" not in caught.value.message
+
+
 def test_a_secret_is_never_shown(monkeypatch):
     monkeypatch.setenv("GEARSHIFT_VLLM_API_KEY", "sk-secret")
     assert "sk-secret" not in repr(load_settings())

@@ -164,6 +164,7 @@ def _sentence(error: Any) -> str:
     field = next((f for f in Settings.model_fields if variable_name(f) == name), "")
     secret = "key" in field or "token" in field.split("_")
     shown = "(hidden)" if secret else repr(error["input"])
+    shown = re.sub(r"//[^/]*@", "//(hidden)@", shown)
     text = text[0].lower() + text[1:]
     return f"{name}={shown}: {text}"
 

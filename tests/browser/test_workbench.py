@@ -169,6 +169,7 @@ def test_people_are_apart_and_an_address_survives_a_restart(workbench, visit, se
 HOSTILE = (
     "![x](http://127.0.0.1:9/leak.png) <script>document.title='owned'</script> "
     "[click](javascript:alert(1)) <img src=http://127.0.0.1:9/b.png onerror=alert(1)>"
+    "\n\n- a\n  ```\n![x](http://127.0.0.1:9/c.png)\n\n``` `` ` ``\n![x](http://127.0.0.1:9/d.png)"
 )
 
 

@@ -2,7 +2,7 @@
 
 Streamlit shows HTML as text, but Markdown can still load a remote image (which tells its server
 what is in the address) or dress a link up as something else. So every bracket, dollar and angle
-outside code loses its meaning; the links that remain are the ones we put in.
+outside code loses its meaning. A bare address may become a link, but one that shows where it goes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from gearshift.schemas import Answer, CitedBy
 
 # A code span, as narrow as Markdown parsers agree on: one line, and no cell border inside.
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)([^\n|]*?[^`\n|])\1(?!`)")
-_FENCE = re.compile(r"^ {0,3}(```+|~~~+)", re.MULTILINE)
-_SPECIAL = "[]<>$"
+# Only fences that every parser sees as such: at the left edge, with a plain word behind them. An
+# indented one may end with its list, and what follows would be live.
+_OPENING = re.compile(r"^(`{3,}|~{3,})[\w+-]*[ \t]*$", re.MULTILINE)
+_CLOSING = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*$", re.MULTILINE)
+_SPECIAL = "[]<>$~"
 
 
 def plain(text: str) -> str:
@@ -25,12 +28,14 @@ def plain(text: str) -> str:
 
 
 def safe(text: str, inserts: Mapping[int, str] | None = None) -> str:
-    """Markdown that formats but neither links nor loads.
+    """Markdown that formats, but loads nothing and dresses no link up.
 
     Args:
         inserts: Our own Markdown to put in, by position in `text`.
     """
     inserts = inserts or {}
+    # Markdown ends lines at \r, too; as many characters as before, so that positions hold.
+    text = text.replace("\r\n", " \n").replace("\r", "\n")
     fences = _fenced(text)
     out: list[str] = []
     position = 0
@@ -65,18 +70,15 @@ def _copy(text: str, position: int, out: list[str]) -> int:
 def _fenced(text: str) -> list[tuple[int, int]]:
     """Fenced code blocks; one that is never closed runs to the end."""
     blocks = []
-    opened: tuple[int, str] | None = None
-    for fence in _FENCE.finditer(text):
-        if opened is None:
-            opened = fence.start(), fence[1]
-        elif fence[1][0] == opened[1][0] and len(fence[1]) >= len(opened[1]):
-            line_end = text.find("\n", fence.end())
-            rest = text[fence.end() : line_end if line_end >= 0 else len(text)]
-            if not rest.strip():
-                blocks.append((opened[0], fence.end()))
-                opened = None
-    if opened is not None:
-        blocks.append((opened[0], len(text)))
+    position = 0
+    while opening := _OPENING.search(text, position):
+        mark = opening[1]
+        position = len(text)
+        for closing in _CLOSING.finditer(text, opening.end()):
+            if closing[1][0] == mark[0] and len(closing[1]) >= len(mark):
+                position = closing.end()
+                break
+        blocks.append((opening.start(), position))
     return blocks
 
 

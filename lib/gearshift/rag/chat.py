@@ -107,6 +107,13 @@ async def write_answer(
         answer.error = error.as_dict() | {"partial": answer.text}
         answer.state = State.FAILED
         log.warning("no whole answer from %s: %s", answer.provider or "any provider", error)
+    except Exception as bug:
+        log.exception("unexpected")
+        unexpected = GearshiftError(
+            f"unexpected {type(bug).__name__}: {bug}", hint="ask again; please report it"
+        )
+        answer.error = unexpected.as_dict() | {"partial": answer.text}
+        answer.state = State.FAILED
     finally:
         answer.timings.ended = answer.timings.ended or time.monotonic()
     return answer
