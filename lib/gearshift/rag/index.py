@@ -188,7 +188,10 @@ class Collection:
     # Writing.
 
     def add(self, documents: Sequence[tuple[StoredDocument, Sequence[Passage], Vectors]]) -> None:
-        """Takes documents in, each replacing the one of the same name; all of them or none.
+        """Takes documents in, each replacing the one of the same name.
+
+        New ones are visible all at once. A replaced one is written in two commits: a crash between
+        them leaves it listed without passages.
 
         Raises:
             IndexFault: the disk is full, another writer is at work …; nothing was changed.
