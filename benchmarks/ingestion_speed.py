@@ -81,7 +81,7 @@ def main() -> None:
             if not texts:
                 snapshot = collection.snapshot()
                 rows = [int(row) for row in snapshot.rows]
-                texts = [searchable(p) for p in collection.fetch(rows, snapshot.digests) if p]
+                texts = [searchable(p) for p in snapshot.tables.fetch(rows, snapshot.digests) if p]
             print(f"gearshift, turn {turn + 1}: {DOCUMENTS / seconds[-1]:.1f} documents a second")
     ours = DOCUMENTS / sorted(seconds)[1]
     print(f"\n{DOCUMENTS} documents, {len(texts)} passages\n")

@@ -65,7 +65,7 @@ def main() -> None:
         for topic, query in topics.items():
             snapshot = collection.snapshot()
             vector = embedder.embed([query])[0]
-            lexical = [row for row, _ in collection.lexical(query, CANDIDATES)]
+            lexical = [row for row, _ in snapshot.tables.lexical(query, CANDIDATES)]
             order = np.argsort(-(snapshot.vectors @ vector), kind="stable")[:CANDIDATES]
             dense = [int(snapshot.rows[i]) for i in order]
             fused: dict[int, float] = {}
@@ -78,7 +78,7 @@ def main() -> None:
                 "rrf": sorted(fused, key=lambda r: -fused[r]),
             }
             found = {
-                name: collection.fetch(rows, snapshot.digests) for name, rows in orders.items()
+                name: snapshot.tables.fetch(rows, snapshot.digests) for name, rows in orders.items()
             }
             found["hybrid"] = [hit.passage for hit in collection.search(query, CANDIDATES)]
             for name, passages in found.items():

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from gearshift.rag.embedders import Embedder, Fingerprint
-from gearshift.rag.index import Collection, StoredDocument
+from gearshift.rag.index import Collection
 from gearshift.rag.retrieval import CANDIDATES, hybrid
-from gearshift.schemas import Passage
+from gearshift.schemas import Passage, StoredDocument
 
 DIMENSION, VOCABULARY, WORDS, QUERIES = 384, 20_000, 100, 100
 BATCH = 10_000
@@ -97,9 +97,10 @@ def compare(count: int) -> None:
         collection.snapshot()
         print(f"  vectors read in {1000 * (time.perf_counter() - started):.0f} ms (once a change)")
         print(f"  {'':44} {'median':>8} {'p95':>8}  ms")
-        measure("Gearshift, hybrid", lambda q, v: hybrid(collection, q, v, 10), queries)
-        measure("  its words alone", lambda q, v: collection.lexical(q, CANDIDATES), queries)
-        table = collection._passages
+        measure("Gearshift, hybrid", lambda q, v: hybrid(collection.snapshot, q, v, 10), queries)
+        tables = collection.snapshot().tables
+        measure("  its words alone", lambda q, v: tables.lexical(q, CANDIDATES), queries)
+        table = tables._passages
 
         def theirs(text: str, vector: np.ndarray) -> object:
             search = table.search(query_type="hybrid", fts_columns="search_text")

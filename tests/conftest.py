@@ -51,8 +51,7 @@ def _forget():
             handler.close()
     LLMServiceFactory.reset()
     load_settings.cache_clear()
-    library._open.clear()
-    library._embedders.clear()
+    library._opened.clear()
     breaker._until.clear()
     models_module._remembered.clear()
 

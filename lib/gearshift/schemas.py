@@ -150,6 +150,24 @@ class ConnectionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as it was taken in; `text` is what was read, pages parted by form feeds.
+
+    `digest` is the SHA-256 of the file's bytes, `added` an ISO time in UTC.
+    """
+
+    name: str
+    digest: str
+    title: str | None
+    kind: str
+    text: str
+    pages: int | None
+    passages: int
+    added: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A piece of a document: `text` is `document_text[start:end]`.
 

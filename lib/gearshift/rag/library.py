@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TypeVar
 
 from gearshift.data import DATA
 from gearshift.errors import IndexFault, IndexMismatch
 from gearshift.rag import index
 from gearshift.rag.embedders import Embedder, make_embedder
 from gearshift.rag.embedders.remembered import remembering
-from gearshift.rag.index import Collection, collections, stored_embedder
-from gearshift.rag.ingest import OK_STATUSES, Progress, ingest_all
+from gearshift.rag.index import Collection, Progress, Store, collections, stored_embedder
+from gearshift.rag.ingest import OK_STATUSES, ingest_all
 from gearshift.rag.passages import split
 from gearshift.settings import load_settings
 
@@ -26,62 +29,91 @@ SAMPLE = "sample"
 VECTORS = DATA / "handbook.npz"
 """The handbook's vectors, so that the first question need not wait for them."""
 
-_lock = threading.RLock()
-_sample_lock = threading.Lock()  # its own: nobody else waits while the handbook is indexed
-_open: dict[tuple[str, str], Collection] = {}
-_embedders: dict[str, Embedder] = {}
+T = TypeVar("T")
+_lock = threading.Lock()
+_locks: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
+_opened: dict[tuple[str, ...], object] = {}
+
+
+def _once(key: tuple[str, ...], make: Callable[[], T]) -> T:
+    """What `make` returns, made once a process; who wants another key never waits for this one."""
+    with _lock:
+        mine = _locks[key]
+    with mine:
+        if key not in _opened:
+            _opened[key] = make()
+        return _opened[key]  # type: ignore[return-value]
 
 
 def embedder(name: str = "minilm") -> Embedder:
     """The embedder of that name, loaded once a process."""
-    with _lock:
-        if name not in _embedders:
-            _embedders[name] = make_embedder(name, load_settings())
-        return _embedders[name]
+    return _once(("embedder", name), lambda: make_embedder(name, load_settings()))
 
 
 def collection(name: str, embedder_name: str | None = None) -> Collection:
     """Opens a collection, made when absent; it keeps the embedder that it was made with.
 
+    May wait for the provider that embeds.
+
     Raises:
-        IndexMismatch: it was made with another embedder than `embedder_name`.
+        IndexMismatch: it was made with another embedder than `embedder_name`, or splitter.
         IndexFault: it is damaged.
+        ProviderError: the provider that embeds did not answer.
     """
     home = load_settings().home_dir
-    with _lock:
-        key = (str(home), name)
-        if key not in _open:
-            used = stored_embedder(name, home) or embedder_name or "minilm"
-            _open[key] = Collection.open(name, home, embedder(used))
-        found = _open[key]
-    made_with = found.embedder.fingerprint.name
-    if embedder_name not in (None, made_with):
+    made_with = stored_embedder(name, home)
+    if made_with is not None and embedder_name not in (None, made_with):
         raise IndexMismatch(
             f"the collection {name!r} was made with the embedder {made_with!r}",
             hint="leave out --embedder, or change it with: "
             f"gearshift rebuild --collection {name} --embedder {embedder_name}",
         )
+    used = made_with or embedder_name or "minilm"
+    # By embedder, too: another process may have rebuilt it with another one.
+    found = _once(
+        ("collection", str(home), name, used),
+        lambda: Collection.open(name, home, embedder(used)),
+    )
+    if made_with is None:  # it was removed meanwhile
+        Collection.open(name, home, found.embedder)
     return found
 
 
-def rebuild(name: str, embedder_name: str | None = None) -> Collection:
+def store(name: str) -> Store:
+    """A collection's documents, to look at and to delete; waits for nobody."""
+    return Store(name, load_settings().home_dir)
+
+
+def rebuild(
+    name: str,
+    embedder_name: str | None = None,
+    progress: Progress = lambda done, total, name: None,
+) -> Collection:
     """Embeds and splits the stored texts of a collection anew, with another embedder if named.
 
     Raises:
         IndexFault: there is no such collection, or it cannot be read; the old one is kept.
+        ProviderError: the provider that embeds did not answer.
     """
     home = load_settings().home_dir
     if name not in names():
         raise _absent(name)
     used = embedder(embedder_name or stored_embedder(name, home) or "minilm")
-    with _lock:
-        _open[(str(home), name)] = made = index.rebuild(name, home, used, split)
-    return made
+    return index.rebuild(name, home, used, split, progress)
 
 
 def names() -> list[str]:
     """The collections that exist."""
     return collections(load_settings().home_dir)
+
+
+def has_documents(name: str) -> bool:
+    """Whether there is anything in a collection; one that cannot be read is not empty."""
+    try:
+        return name in names() and bool(store(name).digests())
+    except IndexFault as problem:
+        log.warning("%s", problem)
+        return True
 
 
 def to_ask(name: str | None) -> Collection:
@@ -94,15 +126,19 @@ def to_ask(name: str | None) -> Collection:
         if name not in names():
             raise _absent(name)
         return collection(name)
-    if DEFAULT in names() and collection(DEFAULT).documents():
-        return collection(DEFAULT)
-    return sample()
+    return collection(DEFAULT) if has_documents(DEFAULT) else sample()
+
+
+_sample_lock = threading.Lock()
 
 
 def sample(progress: Progress = lambda done, total, name: None) -> Collection:
     """The handbook, indexed now if it is not or has changed."""
     with _sample_lock:
-        found = collection(SAMPLE)
+        try:
+            found = collection(SAMPLE)
+        except IndexMismatch:  # a newer Gearshift splits otherwise; nothing of a person's is in it
+            found = rebuild(SAMPLE, "minilm")
         embed = remembering(VECTORS, found.embedder)
         for outcome in ingest_all(handbook(), found, progress, embed):
             if outcome.status not in OK_STATUSES:

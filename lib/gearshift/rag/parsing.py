@@ -1,4 +1,4 @@
-"""Parsing in a child process: hostile bytes can only take the child down, and it comes back.
+"""Reading and splitting in a child process: hostile bytes only take the child down, not us.
 
 The child is kept from one document to the next, so that many small files go fast.
 """
@@ -15,12 +15,13 @@ import threading
 import time
 
 from gearshift.errors import DocumentError
-from gearshift.rag.documents._base import Parsed, Reason, fail
+from gearshift.rag.documents._base import Reason, fail
+from gearshift.schemas import Passage, StoredDocument
 
 MAX_BYTES = 25 * 1024 * 1024
 """The largest file."""
 SECONDS = 60.0
-"""Wall-clock time that one document may take."""
+"""Wall-clock time that one document may take, and as much again for each megabyte of it."""
 
 
 class Parser:
@@ -32,8 +33,8 @@ class Parser:
         self._child: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
 
-    def parse(self, name: str, data: bytes) -> Parsed:
-        """Reads a document; bytes decide what it is, its name only helps.
+    def read(self, name: str, data: bytes) -> tuple[StoredDocument, list[Passage]]:
+        """Reads a document and splits it; bytes decide what it is, its name only helps.
 
         Raises:
             DocumentError: why it cannot be taken in.
@@ -50,7 +51,12 @@ class Parser:
         if "failed" in answer:
             kind, message, hint = answer["failed"]
             raise DocumentError(kind, message, hint)
-        return Parsed(**answer["parsed"])
+        facts = answer["document"]
+        document = StoredDocument(**facts | {"notes": tuple(facts["notes"])})
+        passages = [
+            Passage(**row | {"heading": tuple(row["heading"])}) for row in answer["passages"]
+        ]
+        return document, passages
 
     def close(self) -> None:
         """Ends the child; the next document starts another."""
@@ -78,7 +84,7 @@ class Parser:
             head = {"name": name.encode("utf-8", "replace").decode(), "size": len(data)}
             child.stdin.write(json.dumps(head).encode() + b"\n" + data)
             child.stdin.flush()
-            line = self._answer(child)
+            line = self._answer(child, self._seconds * (1 + len(data) / 1e6))
         except OSError:
             line = b""
         if not line.endswith(b"\n"):
@@ -90,10 +96,10 @@ class Parser:
             )
         return line
 
-    def _answer(self, child: subprocess.Popen[bytes]) -> bytes:
+    def _answer(self, child: subprocess.Popen[bytes], seconds: float) -> bytes:
         """The child's line; kills the child when its time is up."""
         assert child.stdout is not None
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + seconds
         received = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
@@ -102,7 +108,7 @@ class Parser:
                     self.close()
                     raise fail(
                         Reason.TIMEOUT,
-                        f"reading it took longer than {self._seconds:.0f} s",
+                        f"reading it took longer than {seconds:.0f} s",
                         "save its text as plain text",
                     )
                 block = os.read(child.stdout.fileno(), 1 << 20)

