@@ -33,7 +33,6 @@ from gearshift.providers.embedded import EmbeddedService  # noqa: E402
 from gearshift.providers.vllm import VLLMService  # noqa: E402
 from gearshift.rag import library  # noqa: E402
 from gearshift.rag.chat import Ask, begin, write_answer  # noqa: E402
-from gearshift.rag.citations import Citer  # noqa: E402
 from gearshift.rag.conversations import Conversation  # noqa: E402
 from gearshift.rag.ingest import ingest, ingest_bytes  # noqa: E402
 from gearshift.schemas import Answer  # noqa: E402
@@ -96,9 +95,8 @@ def idle_memory(home: str) -> tuple[float, float]:
 
 async def answered(services, question: str, collection, conversation=None) -> Answer:
     conversation = conversation or Conversation()
-    begin(conversation, question)
-    ask = Ask(question, services, collection.search, Citer(collection.embedder))
-    return await write_answer(ask, conversation)
+    ask = Ask(question, services, lambda: collection)
+    return await write_answer(ask, conversation, begin(conversation, question))
 
 
 def main() -> None:

@@ -104,7 +104,6 @@ def ask(
 ) -> None:
     """Answer a question from the documents, with citations."""
     from gearshift.rag.chat import Ask, begin, write_answer
-    from gearshift.rag.citations import Citer
     from gearshift.rag.conversations import Conversation
     from gearshift.rag.library import to_ask
 
@@ -112,20 +111,18 @@ def ask(
         if not question.strip():
             raise GearshiftError("the question is empty", hint='gearshift ask "How …?"')
         services = chain(provider or LLMServiceFactory.active(), _service, not no_fallback)
-        documents = None if no_retrieval else to_ask(collection)
         what = Ask(
             question,
             services,
-            search=documents.search if documents else None,
-            citer=Citer(documents.embedder) if documents else None,
+            None if no_retrieval else lambda: to_ask(collection),
             model=model,
             insist=model is not None,
             max_tokens=max_tokens,
         )
         conversation = Conversation()
-        begin(conversation, question)
+        answer = begin(conversation, question)
         show = (lambda text: None) if as_json else _write
-        answer = run(write_answer(what, conversation, show))
+        run(write_answer(what, conversation, answer, show))
         record = answer_record(answer)
         if answer.error is not None:
             if not as_json and answer.text:

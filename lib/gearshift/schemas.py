@@ -224,10 +224,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Something that did not fit into the model's context: `what` is `passage`, `turn` or `prompt`.
+    """Something that an answer had to do without.
 
-    `name` tells a person which one: the passage's document and heading, the turn's question, or how
-    much of the prompt a server read that dropped its beginning.
+    `what` is `passage` or `turn` (left out of the prompt for want of room), `prompt` (a server
+    dropped its beginning) or `citations` (the sentences were not compared with the sources).
+    `name` tells a person which one, how much, or why.
     """
 
     what: str
@@ -243,6 +244,11 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     STOPPED = "stopped"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will come."""
+        return self in (State.DONE, State.FAILED, State.STOPPED)
 
 
 @dataclass(slots=True)

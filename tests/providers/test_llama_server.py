@@ -115,3 +115,40 @@ def test_a_child_that_cannot_start_says_why(service, monkeypatch, tmp_path):
     monkeypatch.setattr(_llama_server, "weights", lambda: bad)
     with pytest.raises(ServerFailed, match="did not start"):
         service._server.start()
+
+
+def test_the_event_loop_goes_on_while_it_starts(service, monkeypatch):
+    def slow(server):
+        time.sleep(1.0)
+        raise ServerFailed("it did not start")
+
+    monkeypatch.setattr(_llama_server.LlamaServer, "_start", slow)
+
+    async def worst_pause():
+        asking = [asyncio.ensure_future(service.generate("Hi.")) for _ in range(3)]
+        worst = 0.0
+        while not all(task.done() for task in asking):
+            began = time.monotonic()
+            await asyncio.sleep(0.02)
+            worst = max(worst, time.monotonic() - began)
+        assert all(isinstance(task.exception(), ServerFailed) for task in asking)
+        return worst
+
+    assert run(worst_pause()) < 0.5
+
+
+def test_one_that_was_only_warmed_up_is_ended_when_nobody_asks(service, monkeypatch):
+    monkeypatch.setattr(_llama_server, "_IDLE_LIMIT", 0.2)
+    run(service.warm_up())
+    deadline = time.monotonic() + 5.0
+    while service._server.running and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not service._server.running
+
+
+def test_it_is_not_ended_for_idleness_under_somebody_who_has_just_begun(service):
+    with service._server.in_use():
+        address = service._server.start()
+        service._server._stop_if_idle()
+        assert service._server.running
+        assert service._server.start() == address

@@ -1,19 +1,22 @@
 """A turn: retrieval, prompt, fallback, citations, record; and conversations on disk."""
 
 import asyncio
+import time
 
 import pytest
 
-from gearshift.errors import GearshiftError
+from gearshift.errors import GearshiftError, ServerFailed
 from gearshift.providers import LLMServiceFactory, breaker, chain, run
 from gearshift.providers.ollama import OllamaService
 from gearshift.providers.vllm import VLLMService
+from gearshift.rag import jobs
 from gearshift.rag.chat import Ask, begin, write_answer
 from gearshift.rag.citations import Citer, marks, sentences
-from gearshift.rag.conversations import Conversation, load, save
+from gearshift.rag.conversations import Conversation, load, opened, save
 from gearshift.rag.embedders import MiniLM
 from gearshift.rag.jobs import Job
 from gearshift.schemas import CitedBy, Hit, Passage, Source, State
+from hashing import Hashing
 from scripted_server import ndjson, ollama, sse, vllm
 
 TEXTS = [
@@ -52,15 +55,25 @@ def services(serve, make_settings):
     return make
 
 
-async def asked(conversation, services, question="Which port?", citer=None, **options):
-    ask = Ask(question, services, search=lambda query, k: HITS[:k], citer=citer, **options)
-    begin(conversation, question)
-    return await write_answer(ask, conversation)
+class Found:
+    """Documents in which every search finds the same passages."""
+
+    def __init__(self, hits=HITS, embedder=None):
+        self.embedder = embedder or Hashing()
+        self._hits = hits
+
+    def search(self, query, k):
+        return self._hits[:k]
 
 
-async def test_an_answer_carries_who_wrote_it_and_from_what(services, citer):
+async def asked(conversation, services, question="Which port?", documents=Found, **options):
+    ask = Ask(question, services, documents, **options)
+    return await write_answer(ask, conversation, begin(conversation, question))
+
+
+async def test_an_answer_carries_who_wrote_it_and_from_what(services):
     pair, _ = services(sse("vLLM listens on port 8001 [1]."))
-    answer = await asked(Conversation(), pair, citer=citer)
+    answer = await asked(Conversation(), pair)
     assert (answer.state, answer.provider, answer.model) == (State.DONE, "vllm", "served")
     assert answer.fallback_from is None
     assert [s.number for s in answer.sources] == [1, 2, 3]
@@ -148,9 +161,7 @@ async def test_a_prompt_that_is_too_long_is_trimmed_once_and_what_went_is_named(
             await exchange.send(sse("Short."))
 
     pair, (_, second) = services(picky)
-    conversation = Conversation()
-    begin(conversation, "Which?")
-    answer = await write_answer(Ask("Which?", pair, search=lambda q, k: long), conversation)
+    answer = await asked(Conversation(), pair, documents=lambda: Found(long))
     assert (answer.text, answer.provider) == ("Short.", "vllm")
     assert {item.what for item in answer.dropped} == {"passage"}
     assert len(answer.dropped) + len(answer.sources) == 5
@@ -182,9 +193,7 @@ async def test_a_prompt_that_the_server_cut_without_a_word_is_told(serve, make_s
     long = [Hit(Passage("0-0", "d.md", "word " * 900, 0, 4500), 1.0)]
     server = serve(vllm(sse("Fine.", usage=(512, 1))))
     service = VLLMService(make_settings(vllm_base_url=server.url))
-    conversation = Conversation()
-    begin(conversation, "Which?")
-    answer = await write_answer(Ask("Which?", [service], search=lambda q, k: long), conversation)
+    answer = await asked(Conversation(), [service], documents=lambda: Found(long))
     (item,) = answer.dropped
     assert item.what == "prompt"
     assert "512" in item.name
@@ -258,6 +267,9 @@ async def test_a_conversation_comes_back_as_it_was(services, home):
     await asked(conversation, pair)
     save(home, conversation)
     assert load(home, conversation.id) == conversation
+    begin(conversation, "Asked when the workbench was killed")
+    save(home, conversation)
+    assert load(home, conversation.id).turns[-1].state is State.STOPPED
     assert load(home, "A" * 22) is None
     assert load(home, "../../etc/passwd") is None
     (home / "conversations" / f"{conversation.id}.json").write_text("{rubbish")
@@ -279,16 +291,76 @@ def test_a_job_can_be_stopped_before_the_first_token_and_is_saved(services, home
         assert server.arrived.wait(5)
     job.stop()
     assert server.closed.wait(0.5)
-    with pytest.raises(BaseException, match="|".join(["", "cancelled"])):
-        job._future.result(5)
+    assert job._ended.wait(5)
     assert load(home, conversation.id).turns[-1].state is State.STOPPED
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1])
+def test_a_job_can_be_stopped_before_it_has_begun(services, home, monkeypatch, delay):
+    def slow(home, conversation):
+        time.sleep(0.3)
+        save(home, conversation)
+
+    monkeypatch.setattr(jobs, "save", slow)
+    pair, servers = services(sse("Never asked."))
+    conversation = Conversation()
+    job = Job(Ask("Which?", pair), conversation, home)
+    time.sleep(delay)
+    job.stop()
+    assert job._ended.wait(5)
+    assert load(home, conversation.id).turns[-1].state is State.STOPPED
+    assert not any(server.requests for server in servers)
+
+
+def test_two_tabs_on_one_conversation_lose_nothing(services, home):
+    async def hang(exchange):
+        await exchange.head()
+        await exchange.until_closed()
+
+    pair, _ = services(hang)
+    conversation = Conversation()
+    save(home, conversation)
+    other = opened(home, conversation.id)
+    job = Job(Ask("First?", pair), conversation, home)
+    with pytest.raises(GearshiftError, match="is being written"):
+        Job(Ask("Second?", pair), other, home)
+    job.stop()
+    assert job._ended.wait(5)
+    second = Job(Ask("Second?", pair[1:]), other, home)
+    assert second._ended.wait(5)
+    questions = [turn.question for turn in load(home, conversation.id).turns]
+    assert questions == ["First?", "Second?"]
+
+
+def test_an_unexpected_failure_ends_a_turn_and_says_so(services, home):
+    def broken():
+        raise KeyError("arrow")
+
+    pair, _ = services(sse("Never asked."))
+    job = Job(Ask("Which?", pair, broken), Conversation(), home)
+    assert job._ended.wait(5)
+    assert job.answer.state is State.FAILED
+    assert "KeyError" in job.answer.error["message"]
+
+
+async def test_an_embedder_that_fails_at_the_end_does_not_undo_the_answer(services):
+    class Dead(Hashing):
+        def _embed(self, texts):
+            raise ServerFailed("it is gone", hint="start it")
+
+    pair, _ = services(sse("Port 8001 [1]. It is a good port for tests."))
+    answer = await asked(Conversation(), pair, documents=lambda: Found(embedder=Dead()))
+    assert answer.state is State.DONE
+    assert [(c.number, c.by) for c in answer.citations] == [(1, CitedBy.MODEL)]
+    assert [item.what for item in answer.dropped] == ["citations"]
+    assert "it is gone" in answer.dropped[0].name
 
 
 def test_with_no_server_at_all_the_embedded_model_answers():
     services = chain("ollama", LLMServiceFactory.get_service)
     conversation = Conversation()
-    begin(conversation, "Say hello.")
-    answer = run(write_answer(Ask("Say hello.", services, max_tokens=8), conversation))
+    answer = begin(conversation, "Say hello.")
+    run(write_answer(Ask("Say hello.", services, max_tokens=8), conversation, answer))
     assert answer.state is State.DONE
     assert (answer.provider, answer.fallback_from) == ("embedded", "ollama")
     assert answer.text

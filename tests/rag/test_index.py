@@ -3,33 +3,14 @@
 import threading
 
 import filelock
-import numpy as np
 import pytest
 
 from gearshift.errors import IndexFault, IndexMismatch
 from gearshift.rag import index, library, tables
-from gearshift.rag.embedders import Embedder, Fingerprint
 from gearshift.rag.index import Collection, rebuild
 from gearshift.rag.ingest import Status, ingest_bytes
 from gearshift.rag.passages import split
-
-
-class Hashing(Embedder):
-    """Vectors of eight numbers from a text's words: no model to load."""
-
-    def __init__(self, name="hashing"):
-        self._name = name
-
-    @property
-    def fingerprint(self):
-        return Fingerprint(self._name, "1", 8)
-
-    def _embed(self, texts):
-        vectors = np.full((len(texts), 8), 0.1, np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            for word in text.lower().split():
-                vector[sum(map(ord, word)) % 8] += 1
-        return vectors
+from hashing import Hashing
 
 
 @pytest.fixture

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from gearshift.errors import GearshiftError
 from gearshift.providers import BaseLLMService, LLMServiceFactory, breaker, chain, submit
 from gearshift.rag import library
 from gearshift.rag.chat import Ask, known_sources
-from gearshift.rag.citations import Citer
 from gearshift.rag.conversations import Conversation
-from gearshift.rag.jobs import Job
+from gearshift.rag.jobs import Job, last_job
 from gearshift.schemas import Answer, State
 from gearshift.settings import load_settings
 from parts import state
@@ -32,7 +33,7 @@ _SOURCES_STAY = (
 
 def main() -> None:
     conversation = state.conversation()
-    job: Job | None = st.session_state.get("job")
+    job = last_job(conversation)
     with st.sidebar:
         if st.button("New conversation", icon=":material/add_comment:", width="stretch"):
             state.new_conversation()
@@ -45,6 +46,9 @@ def main() -> None:
     if asked and asked.strip():
         _ask(conversation, asked, collection)
         st.rerun()
+    problem = st.session_state.pop("problem", None) or (job.problem if job else None)
+    if problem is not None:
+        state.show_problem(problem)
     if conversation.turns:
         answers, sources = st.columns([3, 2], gap="large")
         with answers:
@@ -57,7 +61,7 @@ def main() -> None:
 def _choose_collection() -> str:
     """Which documents are asked; a person's own once there are any, else the handbook."""
     names = library.names()
-    own = library.DEFAULT in names and library.collection(library.DEFAULT).documents()
+    own = library.has_documents(library.DEFAULT)
     options = [
         name for name in names if name != library.SAMPLE and (name != library.DEFAULT or own)
     ]
@@ -112,24 +116,15 @@ def _ask(
     st.session_state.asked = first
     services = chain(first, _service)
     _warm_up(services)
-    documents = None
+    documents = {
+        NO_DOCUMENTS: None,
+        library.SAMPLE: library.sample,
+    }.get(collection, partial(library.collection, collection))
+    model = state.model() if first == state.provider() else None
     try:
-        if collection == library.SAMPLE:
-            with st.spinner("Indexing the handbook (once) …"):
-                documents = library.sample()
-        elif collection != NO_DOCUMENTS:
-            documents = library.collection(collection)
+        Job(Ask(question, services, documents, model), conversation, load_settings().home_dir)
     except GearshiftError as problem:
         st.session_state.problem = problem
-        return
-    ask = Ask(
-        question,
-        services,
-        search=documents.search if documents else None,
-        citer=Citer(documents.embedder) if documents else None,
-        model=state.model() if first == state.provider() else None,
-    )
-    st.session_state.job = Job(ask, conversation, load_settings().home_dir)
 
 
 def _warm_up(services: list[BaseLLMService]) -> None:
@@ -141,9 +136,8 @@ def _warm_up(services: list[BaseLLMService]) -> None:
 
 
 def _show_turns(conversation: Conversation, collection: str) -> None:
-    problem = st.session_state.pop("problem", None)
     known = set(known_sources(conversation))
-    job: Job | None = st.session_state.get("job")
+    job = last_job(conversation)
     for turn in conversation.turns:
         with st.chat_message("user", avatar=":material/person:"):
             st.text(turn.question)
@@ -155,10 +149,6 @@ def _show_turns(conversation: Conversation, collection: str) -> None:
     last = conversation.turns[-1]
     if job is None or not job.running:
         _next_steps(conversation, last, collection)
-    if problem is None and job is not None:
-        problem = job.problem
-    if problem is not None:
-        st.error(f"{problem.message}. {problem.hint}.")
 
 
 @st.fragment(run_every=0.4)

@@ -6,9 +6,10 @@ import streamlit as st
 
 from gearshift.errors import GearshiftError, IndexMismatch
 from gearshift.rag import library
-from gearshift.rag.index import Collection
+from gearshift.rag.index import Store
 from gearshift.rag.ingest import ingest_bytes
 from parts.markdown import plain
+from parts.state import show_problem
 
 _ICONS = {
     "indexed": ":green[:material/check_circle:]",
@@ -32,31 +33,43 @@ def main() -> None:
         format_func=lambda n: {"default": "My documents", "sample": "Handbook (sample)"}.get(n, n),
     )
     try:
-        collection = library.sample() if name == library.SAMPLE else library.collection(name)
+        if name == library.SAMPLE:
+            library.sample()
+        else:
+            _upload(name)
+        if name in library.names():
+            _list(library.store(name), deletable=name != library.SAMPLE)
+            _index(name, library.mismatch(name))
+        else:
+            _nothing()
     except IndexMismatch as problem:
-        _offer_rebuild(name, problem)
-        return
+        _index(name, problem)
     except GearshiftError as problem:
-        st.error(f"{plain(problem.message)}. Next: {plain(problem.hint)}.")
-        return
-    if name != library.SAMPLE:
-        _upload(collection)
-    _list(collection, deletable=name != library.SAMPLE)
+        show_problem(problem)
 
 
-def _offer_rebuild(name: str, problem: IndexMismatch) -> None:
-    st.warning(f"{plain(problem.message)}. Its texts are kept: only the index is made anew.")
-    if st.button("Rebuild the index", icon=":material/restart_alt:"):
-        try:
-            with st.spinner("Embedding every passage …"):
-                library.rebuild(name)
-        except GearshiftError as failed:
-            st.error(f"{plain(failed.message)}. Next: {plain(failed.hint)}.")
+def _index(name: str, problem: IndexMismatch | None) -> None:
+    """Offers to make the index anew: because it must be, or because a search failed."""
+    with st.expander("Rebuild the index", expanded=problem is not None):
+        if problem is not None:
+            st.warning(f"{plain(problem.message)}.")
+        st.write("Splits and embeds the stored texts anew; the old index serves until then.")
+        if not st.button("Rebuild it", icon=":material/restart_alt:"):
             return
-        st.rerun()
+        bar = st.progress(0.0)
+
+        def progress(done: int, total: int, document: str) -> None:
+            bar.progress(done / max(1, total), f"{done} of {total} {plain(document)}")
+
+        try:
+            library.rebuild(name, progress=progress)
+        except GearshiftError as failed:
+            show_problem(failed)
+            return
+    st.rerun()
 
 
-def _upload(collection: Collection) -> None:
+def _upload(name: str) -> None:
     """Takes the chosen files in, one after the other, and says what became of each."""
     turn = st.session_state.setdefault("upload_turn", 0)
     files = st.file_uploader(
@@ -68,6 +81,7 @@ def _upload(collection: Collection) -> None:
     if files:
         fates = []
         bar = st.progress(0.0)
+        collection = library.collection(name)
         for number, file in enumerate(files):
             bar.progress(number / len(files), f"Reading {plain(file.name)} …")
             fates.append(ingest_bytes(file.name, file.getvalue(), collection))
@@ -82,10 +96,14 @@ def _upload(collection: Collection) -> None:
         st.markdown(f"{icon} **{plain(fate.path)}** {fate.status}{reason}")
 
 
-def _list(collection: Collection, deletable: bool) -> None:
-    documents = collection.documents()
+def _nothing() -> None:
+    st.info("Nothing here yet: add a file above.", icon=":material/upload_file:")
+
+
+def _list(store: Store, deletable: bool) -> None:
+    documents = store.documents()
     if not documents:
-        st.info("Nothing here yet: add a file above.", icon=":material/upload_file:")
+        _nothing()
         return
     st.dataframe(
         [
@@ -107,12 +125,12 @@ def _list(collection: Collection, deletable: bool) -> None:
     )
     if chosen is None:
         return
-    document = collection.document(chosen)
+    document = store.document(chosen)
     if document is None:
         st.warning("It was deleted meanwhile.")
         return
     if deletable and st.button("Delete it", icon=":material/delete:"):
-        collection.delete(chosen)
+        store.delete(chosen)
         st.session_state.fates = []
         st.rerun()
     st.caption("This is the text that was read, and that questions are answered from:")

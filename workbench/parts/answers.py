@@ -51,12 +51,16 @@ def show(answer: Answer, known: set[int]) -> None:
         )
     if answer.finish_reason is FinishReason.LENGTH:
         st.info("Cut: the answer reached its longest length.", icon=":material/content_cut:")
-    if answer.dropped:
+    left_out = [item for item in answer.dropped if item.what in ("passage", "turn")]
+    if left_out:
         with st.expander(
-            f"Left out of the prompt for want of room: {len(answer.dropped)}",
+            f"Left out of the prompt for want of room: {len(left_out)}",
             icon=":material/inventory_2:",
         ):
-            st.markdown("\n".join(f"- {item.what}: {plain(item.name)}" for item in answer.dropped))
+            st.markdown("\n".join(f"- {item.what}: {plain(item.name)}" for item in left_out))
+    for item in answer.dropped:
+        if item not in left_out:
+            st.warning(f"{item.what.capitalize()}: {plain(item.name)}", icon=":material/warning:")
     if answer.provider:
         st.caption(_facts(answer))
 

@@ -67,7 +67,7 @@ def _make_default(name: str) -> None:
     try:
         effective = save_setting("LLM_PROVIDER", name)
     except SettingsError as problem:
-        st.error(f"{problem.message}. {problem.hint}.")
+        state.show_problem(problem)
         return
     LLMServiceFactory.switch(name)
     if effective:

@@ -8,6 +8,7 @@ from gearshift.errors import GearshiftError
 from gearshift.providers import submit
 from gearshift.providers.ollama import OllamaService, PullProgress
 from parts.markdown import plain
+from parts.state import show_problem
 
 
 class Pull:
@@ -52,6 +53,6 @@ def get_a_model(service: OllamaService) -> None:
             st.session_state.pull = Pull(service, name.strip())
             st.rerun(scope="fragment")
     if pull is not None and pull.error is not None:
-        st.error(f"{plain(pull.error.message)}. Next: {plain(pull.error.hint)}.")
+        show_problem(pull.error)
     elif pull is not None:
         st.caption(f"{plain(pull.model)} has arrived.")

@@ -6,9 +6,9 @@ import streamlit as st
 
 from gearshift.errors import GearshiftError
 from gearshift.providers import LLMServiceFactory, Watch
-from gearshift.rag import jobs
-from gearshift.rag.conversations import Conversation, load
+from gearshift.rag.conversations import Conversation, opened
 from gearshift.settings import load_settings
+from parts.markdown import plain
 
 
 @st.cache_resource
@@ -27,23 +27,25 @@ def conversation() -> Conversation:
         return mine
     found = None
     if address:
-        job = jobs.running(address)
         try:
-            found = job.conversation if job else load(load_settings().home_dir, address)
+            found = opened(load_settings().home_dir, address)
         except GearshiftError as problem:
-            st.error(f"{problem.message}. {problem.hint}.")
+            show_problem(problem)
         if found is None:
             st.warning("There is no conversation at this address. A new one begins here.")
             del st.query_params["c"]
     st.session_state.conversation = found or Conversation()
-    st.session_state.job = jobs.running(address) if found else None
     return st.session_state.conversation
 
 
 def new_conversation() -> None:
     st.session_state.conversation = Conversation()
-    st.session_state.job = None
     st.query_params.pop("c", None)
+
+
+def show_problem(problem: GearshiftError) -> None:
+    """What went wrong and what to do next; nothing in it is taken for Markdown."""
+    st.error(f"{plain(problem.message)}. Next: {plain(problem.hint)}.")
 
 
 def provider() -> str:

@@ -3,7 +3,7 @@
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._factory import LLMServiceFactory
 from gearshift.providers._fallback import Failure, Fallback, Started, breaker, chain
-from gearshift.providers._loop import on_loop, run, submit
+from gearshift.providers._loop import background_loop, on_loop, run, submit
 from gearshift.providers._watch import Look, Watch
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Look",
     "Started",
     "Watch",
+    "background_loop",
     "breaker",
     "chain",
     "on_loop",

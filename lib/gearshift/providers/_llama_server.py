@@ -67,9 +67,10 @@ class LlamaServer:
 
     def __init__(self, logs: Path) -> None:
         self._log = logs / "embedded.log"
+        self._counting = threading.Lock()  # never held for long: the event loop takes it, too
         self._users = 0
         self._idle: threading.Timer | None = None
-        self._lock = threading.Lock()
+        self._starting = threading.Lock()  # held for the seconds that a start takes
         self._process: subprocess.Popen[bytes] | None = None
         self._address: tuple[str, str] = ("", "")
 
@@ -83,7 +84,7 @@ class LlamaServer:
         Raises:
             ServerFailed: it did not start; the message ends with its last words.
         """
-        with self._lock:
+        with self._starting:
             if not self.running:
                 if self._process is not None:
                     _end(self._process)
@@ -92,32 +93,39 @@ class LlamaServer:
 
     def stop(self) -> None:
         """Ends the child; the next `start` makes another."""
-        with self._lock:
-            if self._process is not None:
-                _end(self._process)
-                self._process = None
+        with self._starting:
+            self._end_it()
+
+    def _end_it(self) -> None:
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Around each answer: without any for two minutes the child is ended."""
-        with self._lock:
+        """Around each use, its start included: after two minutes without any the child is ended."""
+        with self._counting:
             self._users += 1
             if self._idle is not None:
                 self._idle.cancel()
         try:
             yield
         finally:
-            with self._lock:
+            with self._counting:
                 self._users -= 1
+                if self._idle is not None:
+                    self._idle.cancel()
                 self._idle = threading.Timer(_IDLE_LIMIT, self._stop_if_idle)
                 self._idle.daemon = True
                 self._idle.start()
 
     def _stop_if_idle(self) -> None:
-        with self._lock:
-            unused = self._users == 0
-        if unused:
-            self.stop()
+        # Whoever begins to use it now is counted, or waits in `start` and then finds it ended.
+        with self._starting:
+            with self._counting:
+                used = self._users > 0
+            if not used:
+                self._end_it()
 
     def _start(self) -> tuple[str, str]:
         key = secrets.token_urlsafe(24)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _PACE = 0.005  # seconds between wakings under load
 _CREDIT = 20  # wakings that idle time is worth
+_THREADS = 64
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -57,6 +58,8 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.SelectorEventLoop(_Moderated())
+            # Searches run in these; one whose embedder hangs must not keep other people's waiting.
+            _loop.set_default_executor(ThreadPoolExecutor(_THREADS, "gearshift"))
             threading.Thread(target=_loop.run_forever, name="gearshift-loop", daemon=True).start()
         return _loop
 

@@ -40,7 +40,8 @@ class EmbeddedService(OpenAICompatibleService):
         return ""  # it has none that others could use
 
     async def warm_up(self) -> None:
-        await on_loop(self._endpoint())
+        with self._server.in_use():
+            await on_loop(self._endpoint())
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         with self._server.in_use():

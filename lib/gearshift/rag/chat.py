@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from gearshift.errors import ContextExceeded, GearshiftError
 from gearshift.providers import BaseLLMService, Fallback, Started
 from gearshift.providers._models import LEAST_CONTEXT, choose_model
-from gearshift.rag.citations import Citer
+from gearshift.rag.citations import Citer, written_citations
 from gearshift.rag.conversations import Conversation
+from gearshift.rag.embedders import Embedder
 from gearshift.rag.extract import candidates
 from gearshift.rag.prompt import Prompt, build, estimate
 from gearshift.schemas import (
@@ -37,6 +39,16 @@ PASSAGES = 5
 """Passages that a search finds; a provider may use fewer."""
 TEMPERATURE = 0.2
 """Low, since an answer shall say what the sources say."""
+_CITING = 20.0  # seconds that comparing sentences with sources may take
+
+
+class Documents(Protocol):
+    """What can be searched: a `Collection`."""
+
+    @property
+    def embedder(self) -> Embedder: ...
+
+    def search(self, query: str, k: int) -> list[Hit]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +56,15 @@ class Ask:
     """What a person asks, and of whom.
 
     Args:
-        search: Finds passages for a query; `None` for a chat without documents.
-        citer: Ties sentences to sources; `None` where there is no search.
+        documents: Opens what is searched, in a thread, since that may wait for the provider that
+            embeds; `None` for a chat without documents.
         model: The model that the person chose; with `insist` it is taken as it is written.
         max_tokens: The longest answer; `None` for the default.
     """
 
     question: str
     services: Sequence[BaseLLMService]
-    search: Callable[[str, int], list[Hit]] | None = None
-    citer: Citer | None = None
+    documents: Callable[[], Documents] | None = None
     model: str | None = None
     insist: bool = False
     max_tokens: int | None = None
@@ -67,33 +78,31 @@ def begin(conversation: Conversation, question: str) -> Answer:
 
 
 async def write_answer(
-    ask: Ask, conversation: Conversation, on_text: Callable[[str], None] = lambda text: None
+    ask: Ask,
+    conversation: Conversation,
+    answer: Answer,
+    on_text: Callable[[str], None] = lambda text: None,
 ) -> Answer:
-    """Fills in the conversation's last turn; whatever happens, its `state` says how it ended.
+    """Fills `answer` in, a turn from `begin`; whatever happens, its `state` says how it ended.
 
     `on_text` is called with each piece of the answer, on the background loop.
     """
-    answer = conversation.turns[-1]
+    turn = _Turn(ask, conversation, answer, on_text)
     try:
-        hits = await asyncio.to_thread(_retrieve, ask, conversation.turns[:-1])
+        turn.hits = await asyncio.to_thread(turn.retrieve)
         answer.timings.retrieved = time.monotonic()
-        count = len(hits or [])
-        log.info("Sending message with %d sources", count)
+        log.info("Sending message with %d sources", len(turn.hits or []))
         answer.state = State.WAITING
         try:
-            await _stream(ask, conversation, hits, answer, on_text, share=1.0)
+            await turn.stream(share=1.0)
         except ContextExceeded:
             if answer.text or answer.reasoning:
                 raise
             # The server counts otherwise than we estimated: once more with half of the room.
-            await _stream(ask, conversation, hits, answer, on_text, share=0.5)
+            await turn.stream(share=0.5)
         answer.timings.ended = time.monotonic()
-        _notice_silent_cut(answer, conversation)
-        if ask.citer is not None:
-            found = await asyncio.to_thread(
-                ask.citer.cite, answer.text, known_sources(conversation)
-            )
-            answer.citations, answer.unsupported = found
+        turn.notice_silent_cut()
+        await turn.cite()
         answer.state = State.DONE
         log.info(
             "Message processed for user: %d chars, %d sources",
@@ -119,89 +128,117 @@ async def write_answer(
     return answer
 
 
-def _retrieve(ask: Ask, earlier: Sequence[Answer]) -> list[Hit] | None:
-    """The best passages; a follow-up ("and how do I go back?") is searched with what it follows.
-
-    The two searches are merged by turns: no model has to be asked first.
-    """
-    if ask.search is None:
-        return None
-    lists = [ask.search(query, PASSAGES) for query in _queries(ask.question, earlier)]
-    best: dict[str, Hit] = {}
-    for rank in range(PASSAGES):
-        for hits in lists:
-            if rank < len(hits):
-                best.setdefault(hits[rank].passage.id, hits[rank])
-    return list(best.values())[:PASSAGES]
-
-
-def _queries(question: str, earlier: Sequence[Answer]) -> list[str]:
-    """The question, and where there was one before, the question behind it."""
-    return [question, *(f"{turn.question} {question}" for turn in earlier[-1:])]
-
-
-def _notice_silent_cut(answer: Answer, conversation: Conversation) -> None:
-    """Some servers drop the beginning of a long prompt without a word: then they count too few."""
-    earlier = [t for t in conversation.turns[conversation.first_turn : -1] if t.complete]
-    sent = [answer.prompt, *(part for turn in earlier for part in (turn.prompt, turn.text))]
-    least = sum(len(part.split()) for part in sent)  # a word is a token at least
-    counted = answer.usage.prompt_tokens
-    # What remains after a cut fills a context: a count below the smallest is just a wrong count.
-    if counted is not None and LEAST_CONTEXT <= counted < 0.8 * least:
-        what = f"the server read {counted} of at least {least} tokens"
-        answer.dropped = [*answer.dropped, Dropped("prompt", what)]
-
-
 def known_sources(conversation: Conversation) -> dict[int, Source]:
     """The passages that the conversation's numbers stand for."""
     return {source.number: source for turn in conversation.turns for source in turn.sources}
 
 
-async def _stream(
-    ask: Ask,
-    conversation: Conversation,
-    hits: list[Hit] | None,
-    answer: Answer,
-    on_text: Callable[[str], None],
-    share: float,
-) -> None:
-    """Streams from the first provider that answers; `share` of the model's room is used."""
-    made: dict[str, Prompt] = {}
+@dataclass(slots=True)
+class _Turn:
+    """What the steps of one turn hand to each other."""
 
-    async def prepare(service: BaseLLMService) -> GenerationRequest:
-        chosen = await choose_model(service, ask.model, ask.insist and service is ask.services[0])
-        longest = ask.max_tokens or service.answer_tokens
-        reserved = min(longest, chosen.context_length // 4)
-        room = int((chosen.context_length - reserved) * share)
-        prompt = build(
-            answer.question,
-            hits,
-            conversation.turns[:-1],
-            conversation.first_turn,
-            room,
-            service.passages,
-        )
-        made[service.name] = prompt
-        used = sum(estimate(message.content) for message in prompt.messages)
-        sampling = SamplingParams(
-            temperature=TEMPERATURE,
-            max_tokens=min(longest, max(reserved, chosen.context_length - used)),
-        )
-        choices: list[str] = []
-        if ask.citer is not None and prompt.sources and not service.writes:
-            queries = _queries(ask.question, conversation.turns[:-1])
-            choices = await asyncio.to_thread(
-                candidates, queries, prompt.sources, ask.citer.embedder
+    ask: Ask
+    conversation: Conversation
+    answer: Answer
+    on_text: Callable[[str], None]
+    documents: Documents | None = None
+    hits: list[Hit] | None = None
+
+    @property
+    def earlier(self) -> list[Answer]:
+        """The turns before this one."""
+        turns = self.conversation.turns
+        return turns[: next(i for i, turn in enumerate(turns) if turn is self.answer)]
+
+    @property
+    def queries(self) -> list[str]:
+        """The question, and where there was one before, the question behind it."""
+        question = self.answer.question
+        return [question, *(f"{turn.question} {question}" for turn in self.earlier[-1:])]
+
+    def retrieve(self) -> list[Hit] | None:
+        """The best passages; a follow-up ("how do I go back?") is searched with what it follows.
+
+        The two searches are merged by turns: no model has to be asked first.
+        """
+        if self.ask.documents is None:
+            return None
+        self.documents = self.ask.documents()
+        lists = [self.documents.search(query, PASSAGES) for query in self.queries]
+        best: dict[str, Hit] = {}
+        for rank in range(PASSAGES):
+            for hits in lists:
+                if rank < len(hits):
+                    best.setdefault(hits[rank].passage.id, hits[rank])
+        return list(best.values())[:PASSAGES]
+
+    async def stream(self, share: float) -> None:
+        """Streams from the first provider that answers; `share` of the model's room is used."""
+        ask, answer = self.ask, self.answer
+        made: dict[str, Prompt] = {}
+
+        async def prepare(service: BaseLLMService) -> GenerationRequest:
+            insist = ask.insist and service is ask.services[0]
+            chosen = await choose_model(service, ask.model, insist)
+            longest = ask.max_tokens or service.answer_tokens
+            reserved = min(longest, chosen.context_length // 4)
+            prompt = made[service.name] = build(
+                answer.question,
+                self.hits,
+                self.earlier,
+                self.conversation.first_turn,
+                int((chosen.context_length - reserved) * share),
+                service.passages,
             )
-        return GenerationRequest(
-            prompt.messages, chosen.name, sampling, chosen.context_length, choices
-        )
+            used = sum(estimate(message.content) for message in prompt.messages)
+            sampling = SamplingParams(
+                temperature=TEMPERATURE,
+                max_tokens=min(longest, max(reserved, chosen.context_length - used)),
+            )
+            choices: list[str] = []
+            if self.documents is not None and prompt.sources and not service.writes:
+                choices = await asyncio.to_thread(
+                    candidates, self.queries, prompt.sources, self.documents.embedder
+                )
+            return GenerationRequest(
+                prompt.messages, chosen.name, sampling, chosen.context_length, choices
+            )
 
-    async for piece in Fallback(ask.services, prepare, ask.insist).stream():
-        if isinstance(piece, Started):
-            _record_start(answer, conversation, piece, made[piece.service.name])
-        else:
-            _record_chunk(answer, piece, on_text)
+        async for piece in Fallback(ask.services, prepare, ask.insist).stream():
+            if isinstance(piece, Started):
+                _record_start(answer, self.conversation, piece, made[piece.service.name])
+            else:
+                _record_chunk(answer, piece, self.on_text)
+
+    def notice_silent_cut(self) -> None:
+        """Some servers drop the beginning of a long prompt without a word: they count too few."""
+        answer = self.answer
+        sent = [answer.prompt]
+        for turn in self.earlier[self.conversation.first_turn :]:
+            if turn.complete:
+                sent += [turn.prompt, turn.text]
+        least = sum(len(part.split()) for part in sent)  # a word is a token at least
+        counted = answer.usage.prompt_tokens
+        # What remains after a cut fills a context: a count below the smallest is just a wrong one.
+        if counted is not None and LEAST_CONTEXT <= counted < 0.8 * least:
+            what = f"the server read {counted} of at least {least} tokens"
+            answer.dropped = [*answer.dropped, Dropped("prompt", what)]
+
+    async def cite(self) -> None:
+        """Ties sentences to sources; an embedder that fails now does not undo a whole answer."""
+        if self.documents is None:
+            return
+        answer, sources = self.answer, known_sources(self.conversation)
+        citer = Citer(self.documents.embedder)
+        try:
+            async with asyncio.timeout(_CITING):
+                found = await asyncio.to_thread(citer.cite, answer.text, sources)
+            answer.citations, answer.unsupported = found
+        except (GearshiftError, TimeoutError) as error:
+            why = f"sentences were not compared with the sources: {error or 'it took too long'}"
+            log.warning("%s", why)
+            answer.citations = written_citations(answer.text, sources)
+            answer.dropped = [*answer.dropped, Dropped("citations", why)]
 
 
 def _record_start(

@@ -106,6 +106,19 @@ def marks(text: str) -> list[tuple[int, int, list[int]]]:
     ]
 
 
+def written_citations(text: str, sources: Mapping[int, Source]) -> list[Citation]:
+    """The citations that the model wrote, each with the sentence that it stands in."""
+    written = marks(text)
+    citations: list[Citation] = []
+    for span in sentences(text):
+        mine = [mark for mark in written if span.start <= mark[0] < span.end]
+        for number in dict.fromkeys(number for _, _, found in mine for number in found):
+            source = sources.get(number)
+            passage = source.passage.id if source else None
+            citations.append(Citation(number, passage, CitedBy.MODEL, span.start, span.end))
+    return citations
+
+
 class Citer:
     """Finds the citations of an answer; meaning is compared with the collection's embedder."""
 
@@ -120,18 +133,14 @@ class Citer:
         Args:
             sources: What each number stands for.
         """
-        written = marks(text)
-        citations: list[Citation] = []
-        bare: list[Span] = []
-        for span in sentences(text):
-            mine = [mark for mark in written if span.start <= mark[0] < span.end]
-            cited = list(dict.fromkeys(number for _, _, found in mine for number in found))
-            for number in cited:
-                source = sources.get(number)
-                passage = source.passage.id if source else None
-                citations.append(Citation(number, passage, CitedBy.MODEL, span.start, span.end))
-            if not cited and len(words(text[span.start : span.end])) >= _LEAST_WORDS:
-                bare.append(span)
+        citations = written_citations(text, sources)
+        cited = {(citation.start, citation.end) for citation in citations}
+        bare = [
+            span
+            for span in sentences(text)
+            if (span.start, span.end) not in cited
+            and len(words(text[span.start : span.end])) >= _LEAST_WORDS
+        ]
         supported = self._support([text[s.start : s.end] for s in bare], list(sources.values()))
         unsupported = []
         for span, (source, score) in zip(bare, supported, strict=True):

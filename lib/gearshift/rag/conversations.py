@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -33,6 +35,23 @@ class Conversation:
         return self.turns[0].question if self.turns else "New conversation"
 
 
+_lock = threading.Lock()
+_opened: WeakValueDictionary[str, Conversation] = WeakValueDictionary()
+
+
+def opened(home: Path, address: str) -> Conversation | None:
+    """The conversation at an address, the same object for all who have it open in this process.
+
+    Raises:
+        GearshiftError: its file cannot be read.
+    """
+    with _lock:
+        found = _opened.get(address) or load(home, address)
+        if found is not None:
+            _opened[address] = found
+        return found
+
+
 def _path(home: Path, address: str) -> Path:
     return home / "conversations" / f"{address}.json"
 
@@ -43,6 +62,8 @@ def save(home: Path, conversation: Conversation) -> None:
     Raises:
         GearshiftError: the disk refuses.
     """
+    with _lock:
+        _opened.setdefault(conversation.id, conversation)
     path = _path(home, conversation.id)
     scratch = path.with_suffix(f".{secrets.token_hex(4)}.new")
     try:
@@ -81,6 +102,6 @@ def load(home: Path, address: str) -> Conversation | None:
             hint="start a new one; the file is left as it is",
         ) from None
     for turn in conversation.turns:
-        if turn.state not in (State.DONE, State.FAILED, State.STOPPED):
+        if not turn.state.final:
             turn.state = State.STOPPED
     return conversation

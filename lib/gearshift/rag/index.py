@@ -131,6 +131,11 @@ class Store:
         with self._translated("read"):
             return self._tables().document(name)
 
+    def count(self) -> int:
+        """How many documents there are."""
+        with self._translated("read"):
+            return self._tables().count()
+
     def digests(self) -> dict[str, str]:
         """The content digest of each document, by name."""
         with self._translated("read"):

@@ -15,7 +15,7 @@ from typing import TypeVar
 from gearshift.data import DATA
 from gearshift.errors import IndexFault, IndexMismatch
 from gearshift.rag import index
-from gearshift.rag.embedders import Embedder, make_embedder
+from gearshift.rag.embedders import Embedder, MiniLM, make_embedder
 from gearshift.rag.embedders.remembered import remembering
 from gearshift.rag.index import Collection, Progress, Store, collections, stored_embedder
 from gearshift.rag.ingest import OK_STATUSES, ingest_all
@@ -45,7 +45,7 @@ def _once(key: tuple[str, ...], make: Callable[[], T]) -> T:
         return _opened[key]  # type: ignore[return-value]
 
 
-def embedder(name: str = "minilm") -> Embedder:
+def embedder(name: str) -> Embedder:
     """The embedder of that name, loaded once a process."""
     return _once(("embedder", name), lambda: make_embedder(name, load_settings()))
 
@@ -68,7 +68,7 @@ def collection(name: str, embedder_name: str | None = None) -> Collection:
             hint="leave out --embedder, or change it with: "
             f"gearshift rebuild --collection {name} --embedder {embedder_name}",
         )
-    used = made_with or embedder_name or "minilm"
+    used = made_with or embedder_name or MiniLM.name
     # By embedder, too: another process may have rebuilt it with another one.
     found = _once(
         ("collection", str(home), name, used),
@@ -81,7 +81,8 @@ def collection(name: str, embedder_name: str | None = None) -> Collection:
 
 def store(name: str) -> Store:
     """A collection's documents, to look at and to delete; waits for nobody."""
-    return Store(name, load_settings().home_dir)
+    home = load_settings().home_dir
+    return _once(("store", str(home), name), lambda: Store(name, home))
 
 
 def rebuild(
@@ -98,8 +99,19 @@ def rebuild(
     home = load_settings().home_dir
     if name not in names():
         raise _absent(name)
-    used = embedder(embedder_name or stored_embedder(name, home) or "minilm")
+    used = embedder(embedder_name or stored_embedder(name, home) or MiniLM.name)
     return index.rebuild(name, home, used, split, progress)
+
+
+def mismatch(name: str) -> IndexMismatch | None:
+    """Why a collection must be rebuilt before it is searched, as far as no provider is needed."""
+    if stored_embedder(name, load_settings().home_dir) != MiniLM.name:
+        return None
+    try:
+        collection(name).count()
+    except IndexMismatch as found:
+        return found
+    return None
 
 
 def names() -> list[str]:
@@ -110,7 +122,7 @@ def names() -> list[str]:
 def has_documents(name: str) -> bool:
     """Whether there is anything in a collection; one that cannot be read is not empty."""
     try:
-        return name in names() and bool(store(name).digests())
+        return name in names() and store(name).count() > 0
     except IndexFault as problem:
         log.warning("%s", problem)
         return True
@@ -138,7 +150,7 @@ def sample(progress: Progress = lambda done, total, name: None) -> Collection:
         try:
             found = collection(SAMPLE)
         except IndexMismatch:  # a newer Gearshift splits otherwise; nothing of a person's is in it
-            found = rebuild(SAMPLE, "minilm")
+            found = rebuild(SAMPLE, MiniLM.name)
         embed = remembering(VECTORS, found.embedder)
         for outcome in ingest_all(handbook(), found, progress, embed):
             if outcome.status not in OK_STATUSES:

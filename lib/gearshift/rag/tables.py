@@ -157,6 +157,10 @@ class Tables:
         rows = self._documents.search().where(f"key = '{_key(name)}'").limit(1).to_list()
         return _document(rows[0]) if rows else None
 
+    def count(self) -> int:
+        """How many documents there are."""
+        return int(self._documents.count_rows())
+
     def keys(self) -> set[str]:
         """The keys of the documents."""
         return set(self._digests())
