@@ -1,8 +1,10 @@
 """The command line's contract: one JSON object on stdout, exit statuses, no traceback."""
 
+import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,25 @@ def test_providers_are_listed_with_none_ready_and_with_one(gearshift, serve, mon
     assert (rows["vllm"]["ready"], rows["vllm"]["url"]) == (True, server.url)
 
 
+def test_a_slow_provider_is_ready_and_a_hanging_one_holds_nothing_up(gearshift, serve, monkeypatch):
+    good = ollama()
+
+    async def slow(exchange):
+        await asyncio.sleep(0.3)
+        await good(exchange)
+
+    async def hang(exchange):
+        await exchange.until_closed()
+
+    monkeypatch.setenv("OLLAMA_BASE_URL", serve(slow).url)
+    monkeypatch.setenv("VLLM_BASE_URL", serve(hang).url)
+    started = time.monotonic()
+    rows = {row["name"]: row for row in gearshift("providers")[1]["providers"]}
+    assert time.monotonic() - started < 4
+    assert rows["ollama"]["ready"]
+    assert (rows["vllm"]["ready"], rows["vllm"]["models"]) == (False, [])
+
+
 def test_switch_writes_the_default_and_keeps_the_rest(gearshift, monkeypatch):
     Path(".env").write_text("# mine\nDEFAULT_MODEL=llama3\n")
     assert gearshift("switch", "vllm")[:2] == (0, {"active": "vllm", "previous": "ollama"})
@@ -180,6 +201,10 @@ def test_switch_writes_the_default_and_keeps_the_rest(gearshift, monkeypatch):
     status, record, _ = gearshift("switch", "embedded")
     assert (status, record["error"]["kind"]) == (1, "error")
     assert "environment" in record["error"]["message"]
+    for harmless in ("", "ollama", "OLLAMA"):
+        monkeypatch.setenv("LLM_PROVIDER", harmless)
+        load_settings.cache_clear()
+        assert gearshift("switch", "ollama")[0] == 0
 
 
 def test_rebuilding_keeps_the_documents(gearshift, notes):

@@ -34,6 +34,8 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+_PATIENCE = 2.0  # seconds that `providers` waits
+
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 CollectionName = Annotated[
     str | None, typer.Option("--collection", "-c", help="A named collection of documents.")
@@ -127,6 +129,8 @@ def ask(
         if answer.error is not None:
             if not as_json and answer.text:
                 out.print()
+            for name, why in answer.skipped.items():
+                err.print(f"{name} did not answer: {why}", style="yellow", markup=False)
             _fail(_as_error(answer.error), as_json)
         if as_json:
             _print_json(record)
@@ -326,10 +330,10 @@ def providers(as_json: JSON = False) -> None:
                 "ready": look.status.ready,
                 "url": service.url or None,
                 "models": [model.name for model in look.models],
-                "detail": look.status.detail,
+                "detail": look.status.detail if look.seen else "It does not answer.",
                 "version": look.status.version,
             }
-            for service, look in zip(services, Watch().look(services), strict=True)
+            for service, look in zip(services, Watch().look(services, _PATIENCE), strict=True)
         ]
         active = LLMServiceFactory.active()
         if as_json:

@@ -222,4 +222,6 @@ def save_setting(name: str, value: str) -> bool:
             hint=f"set {name} in the environment instead",
         ) from None
     load_settings.cache_clear()
-    return name not in os.environ
+    # Names in the environment are read in either case, and an empty value counts as none.
+    wins = [other for key, other in os.environ.items() if key.upper() == name]
+    return all(other.strip().lower() in ("", value.lower()) for other in wins)

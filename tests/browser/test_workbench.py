@@ -73,6 +73,39 @@ def test_own_documents_are_taken_in_asked_looked_at_and_deleted(workbench, visit
     expect(page.get_by_text("Nothing here yet")).to_be_visible()
 
 
+def test_an_index_that_must_be_made_anew_stops_no_page_and_is(workbench, visit, serve):
+    server = serve(vllm(sse("It is Ottoline Brandt [1].")))
+    running = workbench(LLM_PROVIDER="vllm", VLLM_BASE_URL=server.url)
+    page = visit(running.url)
+    upload(page, "harbour.md", NOTES)
+    expect(page.get_by_text("harbour.md indexed, passages: 1")).to_be_visible()
+    made_with = running.home / "index" / "default" / "collection.json"
+    made_with.write_text(made_with.read_text().replace('"splitter": "', '"splitter": "older-'))
+    page.get_by_role("link", name="Chat").click()
+    ask(page, "Who is the harbour master?")
+    expect(page.get_by_text("their vectors cannot be compared")).to_be_visible()
+    page.get_by_role("link", name="Documents").click()
+    expect(page.get_by_text("their vectors cannot be compared")).to_be_visible()
+    page.get_by_role("button", name="Rebuild it").click()
+    expect(page.get_by_text("their vectors cannot be compared")).to_have_count(0)
+    page.get_by_role("link", name="Chat").click()
+    page.get_by_role("button", name="Ask again").click()
+    expect(answers(page)).to_contain_text("1 cited by the model")
+
+
+def test_two_tabs_on_one_conversation_lose_no_turn(workbench, visit, serve):
+    running = workbench(LLM_PROVIDER="vllm", VLLM_BASE_URL=serve(vllm(sse("Yes."))).url)
+    one = visit(running.url)
+    ask(one, "The first?")
+    expect(answers(one)).to_be_visible()
+    two = visit(one.url)
+    ask(two, "The second?")
+    expect(answers(two)).to_have_count(2)
+    ask(one, "The third?")
+    expect(answers(one)).to_have_count(3)
+    expect(one.get_by_text("The second?")).to_be_visible()
+
+
 def test_a_conversation_goes_on_over_another_provider(workbench, visit, serve):
     first = serve(vllm(sse("vLLM says hello.")))
     second = serve(ollama(ndjson("Ollama says hello.")))

@@ -259,6 +259,56 @@ async def test_a_server_that_does_not_close_after_the_proof_is_not_waited_for(se
     assert await text_of(service("vllm", linger)) == "Hello"
 
 
+async def test_keep_alives_after_the_proof_do_not_hold_an_answer_back(service):
+    async def drip(exchange):
+        await exchange.head()
+        await exchange.send(sse("Hello", usage=None, done=False))
+        while True:
+            await exchange.send(b": keep-alive\n\n")
+            await asyncio.sleep(0.2)
+
+    started = time.monotonic()
+    assert await text_of(service("vllm", drip, total_timeout=20.0)) == "Hello"
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("usage", [[7], "many", {"prompt_tokens": "12", "completion_tokens": 1.5}])
+async def test_odd_counts_do_not_make_a_whole_answer_a_wrong_one(service, usage):
+    counted = f'data: {{"choices":[],"usage":{json.dumps(usage)}}}\n\n'.encode()
+    data = sse("Hello", usage=None, done=False) + counted + b"data: [DONE]\n\n"
+    answer = await service("vllm", data).generate("Hi", "served")
+    assert (answer.text, answer.usage) == ("Hello", Usage())
+
+
+async def test_odd_counts_of_ollama_are_unknown(service):
+    data = ndjson("Hello").replace(b'"eval_count": 3', b'"eval_count": 3.5')
+    answer = await service("ollama", data).generate("Hi", "served")
+    assert (answer.text, answer.usage) == ("Hello", Usage(7, None))
+
+
+async def test_half_a_character_is_refused_before_it_is_sent(service):
+    made = service("vllm", GOOD["vllm"])
+    with pytest.raises(Rejected, match="surrogate"):
+        await made.generate("Hi \ud800", "served")
+
+
+@BOTH
+async def test_without_a_model_the_first_or_the_default_is_asked(service, protocol):
+    made = service(protocol, GOOD[protocol])
+    assert (await made.generate("Hi")).model == {"vllm": "served", "ollama": "mistral:latest"}[
+        protocol
+    ]
+    script = made.server.script
+
+    async def listing_hangs(exchange):
+        if "chat" not in exchange.path:
+            await exchange.until_closed()
+        await script(exchange)
+
+    made.server.script = listing_hangs
+    assert (await made.generate("Hi")).model == "mistral"
+
+
 @BOTH
 async def test_a_bad_chunk_is_a_protocol_error_and_nothing_is_dropped(service, protocol):
     good = GOOD[protocol]
@@ -448,6 +498,19 @@ async def test_a_line_without_end_is_refused_before_it_fills_the_memory(service,
 
     started = time.monotonic()
     assert isinstance(await error_of(service(protocol, flood)), ProtocolError)
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("line", [b"data: x\n", b"data:\n", b"data: " + b"x" * 60_000 + b"\n"])
+async def test_an_event_without_end_is_refused_before_it_fills_the_memory(service, line):
+    async def flood(exchange):
+        await exchange.head()
+        block = line * (1 + 100_000 // len(line))
+        for _ in range(200):
+            await exchange.send(block)
+
+    started = time.monotonic()
+    assert isinstance(await error_of(service("vllm", flood)), ProtocolError)
     assert time.monotonic() - started < 1
 
 

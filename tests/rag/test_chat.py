@@ -222,6 +222,49 @@ async def test_helps_that_lie_or_hang_do_not_stop_a_chat(serve, make_settings):
     assert (await asked(Conversation(), [service])).model == "m"
 
 
+async def test_what_ollama_lists_and_shows_may_be_wrong(serve, make_settings):
+    lists = [
+        ({"models": []}, "mistral"),
+        (
+            {"models": [{"name": "m:latest", "details": {"families": 7, "parameter_size": 3}}]},
+            "m:latest",
+        ),
+        ({"models": [{"name": "m:latest", "details": "none", "size": "big"}]}, "m:latest"),
+    ]
+    for listed, expected in lists:
+
+        async def script(exchange, listed=listed):
+            if exchange.path == "/api/chat":
+                await exchange.head(kind="application/x-ndjson")
+                await exchange.send(ndjson("Fine."))
+            elif exchange.path == "/api/tags":
+                await exchange.reply(listed)
+            else:
+                await exchange.reply({"error": "not found"}, 404)
+
+        service = OllamaService(make_settings(ollama_base_url=serve(script).url))
+        answer = await asked(Conversation(), [service])
+        assert (answer.text, answer.model) == ("Fine.", expected)
+
+
+async def test_a_fallback_that_refuses_hides_nothing_and_ends_nothing(
+    services, serve, make_settings
+):
+    async def refuse(exchange):
+        await exchange.reply({"error": "does not support chat"}, 400)
+
+    second = OllamaService(make_settings(ollama_base_url=serve(ollama(refuse)).url))
+    pair, _ = services(None)
+    answer = await asked(Conversation(), [pair[0], second])
+    assert answer.error["kind"] == "unreachable"
+    assert "does not support chat" in answer.skipped["ollama"]
+    third = VLLMService(make_settings(vllm_base_url=serve(vllm(sse("Third."))).url))
+    third.name = "third"
+    answer = await asked(Conversation(), [pair[0], second, third])
+    assert (answer.text, answer.fallback_from) == ("Third.", "vllm")
+    assert answer.skipped.keys() == {"vllm", "ollama"}
+
+
 SOURCES = {i: Source(i, hit.passage, hit.score) for i, hit in enumerate(HITS, 1)}
 
 

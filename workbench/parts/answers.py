@@ -32,11 +32,10 @@ def show(answer: Answer, known: set[int]) -> None:
     if answer.state in _WAITS:
         st.caption(_WAITS[answer.state])
         return
+    instead = f" **{_name(answer.provider)}** answers instead." if answer.provider else ""
     for provider, why in answer.skipped.items():
         st.warning(
-            f"{_name(provider)} did not answer: {plain(why)}. "
-            f"**{_name(answer.provider)}** answers instead.",
-            icon=":material/shuffle:",
+            f"{_name(provider)} did not answer: {plain(why)}.{instead}", icon=":material/shuffle:"
         )
     st.markdown(cited(answer, known) if answer.complete else safe(answer.text))
     if answer.state is State.ANSWERING:

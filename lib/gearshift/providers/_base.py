@@ -209,10 +209,12 @@ class BaseLLMService(ABC):
     # The streaming path, on the background loop.
 
     async def _some_model(self) -> str:
-        name = pick(await self._list_models(), None, self.settings.default_model)
-        if name is None:
-            raise ModelNotFound(f"{self.label} has no model", hint=self.how_to_add_a_model)
-        return name
+        default = self.settings.default_model
+        try:
+            async with asyncio.timeout(_NAMES_TIMEOUT):
+                return pick(await self._list_models(), None, default) or default
+        except (ProviderError, TimeoutError):
+            return default  # listing is a help: the chat itself says what is wrong
 
     async def _pump(self, request: GenerationRequest, relay: Relay[Chunk]) -> None:
         """Reads one response to its end and relays its chunks; every end reaches the relay."""
@@ -244,7 +246,9 @@ class BaseLLMService(ABC):
                 names = [model.name for model in await self._list_models() if not model.embeds]
         except (ProviderError, TimeoutError):
             return
-        if names:
+        if not names:
+            error.hint = self.how_to_add_a_model
+        else:
             error.hint = f"choose one that it has: {', '.join(names[:20])}"
 
     async def _receive(
@@ -256,7 +260,7 @@ class BaseLLMService(ABC):
         first = started + self.budgets.first_token
         progress = self.budgets.progress
         reader = self._reader(request)
-        began = False
+        began = proven = False
         try:
             async with asyncio.timeout_at(min(first, last)) as clock:
                 endpoint = await self._endpoint()
@@ -270,7 +274,8 @@ class BaseLLMService(ABC):
                             _put_off(clock, now() + progress, last, slack=progress / 20)
                         if reader.finished:
                             break
-                        if reader.proven:
+                        if reader.proven and not proven:
+                            proven = True
                             clock.reschedule(min(now() + _END_GRACE, last))
                         if size > _MAX_STREAM_BYTES:
                             raise ProtocolError(

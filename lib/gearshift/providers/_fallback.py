@@ -34,11 +34,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Whose answer follows, to what was asked of it, and who failed before it."""
+    """Whose answer follows, and to what was asked of it."""
 
     service: BaseLLMService
     request: GenerationRequest
-    failures: tuple[Failure, ...]
     fallback_from: str | None
     """The provider that was wanted, when another one answers."""
 
@@ -87,6 +86,8 @@ class Fallback:
     model_matters: bool = False
     """The person insists on a model: another provider's would be no replacement."""
     breaker: Breaker = field(default_factory=lambda: breaker)
+    failures: dict[str, Failure] = field(default_factory=dict, init=False)
+    """Who failed or was skipped, by name, also when nobody answered."""
 
     async def stream(self) -> AsyncIterator[Started | Chunk]:
         """First a `Started`, with the first chunk at hand, then the chunks.
@@ -95,8 +96,7 @@ class Fallback:
             ProviderError: of the first provider, when none gave an answer; of the one that
                 answered, when it broke off.
         """
-        failures: dict[str, Failure] = {}
-        for service in self._in_turn(failures):
+        for service in self._in_turn():
             started = False
             try:
                 request = await self.prepare(service)
@@ -109,7 +109,6 @@ class Fallback:
                     yield Started(
                         service,
                         request,
-                        tuple(failures.values()),
                         None if service is wanted else wanted.name,
                     )
                     yield first
@@ -121,17 +120,21 @@ class Fallback:
             except ProviderError as error:
                 if not isinstance(error, _NOT_ITS_FAULT):
                     self.breaker.failed(service, error)
-                if started or not self._may_replace(error):
+                if started or not self._may_replace(service, error):
                     raise
-                failures[service.name] = Failure(service.name, error)
-        raise failures[self.services[0].name].error
+                self.failures[service.name] = Failure(service.name, error)
+        raise self.failures[self.services[0].name].error
 
-    def _may_replace(self, error: ProviderError) -> bool:
+    def _may_replace(self, service: BaseLLMService, error: ProviderError) -> bool:
+        if isinstance(error, ContextExceeded):
+            return False
+        if service is not self.services[0]:
+            return True  # its trouble with the request must not hide why it was asked at all
         if isinstance(error, ModelNotFound):
             return not self.model_matters
-        return not isinstance(error, (ContextExceeded, Rejected))
+        return not isinstance(error, Rejected)
 
-    def _in_turn(self, failures: dict[str, Failure]) -> Iterator[BaseLLMService]:
+    def _in_turn(self) -> Iterator[BaseLLMService]:
         """The services in order; those that the breaker holds back come last, not never."""
         held_back = []
         for service in self.services:
@@ -139,7 +142,7 @@ class Fallback:
             if error is None:
                 yield service
             else:
-                failures[service.name] = Failure(service.name, error)
+                self.failures[service.name] = Failure(service.name, error)
                 held_back.append(service)
         yield from held_back
 

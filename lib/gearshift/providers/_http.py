@@ -17,7 +17,14 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from gearshift.errors import NotAnLLMServer, Overloaded, ProtocolError, ProviderError, TimedOut
+from gearshift.errors import (
+    NotAnLLMServer,
+    Overloaded,
+    ProtocolError,
+    ProviderError,
+    Rejected,
+    TimedOut,
+)
 from gearshift.providers._faults import from_status, from_transport
 from gearshift.providers._loop import run
 from gearshift.settings import Settings, is_loopback
@@ -91,7 +98,13 @@ class Endpoint:
         data = None
         if payload is not None:
             headers["Content-Type"] = "application/json"
-            data = msgspec.json.encode(payload)
+            try:
+                data = msgspec.json.encode(payload)
+            except UnicodeEncodeError:
+                raise Rejected(
+                    "the request holds half a character (a lone surrogate), which no server takes",
+                    hint="remove it from the text and send it again",
+                ) from None
         answering = False
         try:
             async with _client().request(

@@ -10,7 +10,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-from gearshift.errors import ModelNotFound, ProviderError
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._model_map import pick
 
@@ -42,28 +41,24 @@ async def choose_model(
 
     With `insist`, `asked` is sent to the server as it is, whatever the server lists.
 
-    Raises:
-        ModelNotFound: the provider says that it has no model at all.
+    What the provider lists is not believed blindly: where it lists nothing, the model that was
+    asked for, else the default one, is tried all the same, and the provider's refusal is the proof.
     """
     key = (service.name, service.url, f"{asked}|{insist}")
     when, chosen = _remembered.get(key, (0.0, None))
     if chosen is not None and time.monotonic() - when < _FRESH:
         return chosen
-    default = service.settings.default_model
+    name = asked or service.settings.default_model
+    length: int | None = None
     try:
         async with asyncio.timeout(PATIENCE):
-            models = await service.list_models()
-            name = asked if insist and asked else pick(models, asked, default)
-            if name is None:
-                raise ModelNotFound(
-                    f"{service.label} has no model to answer with", hint=service.how_to_add_a_model
-                )
+            if not (insist and asked):
+                models = await service.list_models()
+                name = pick(models, asked, service.settings.default_model) or name
             length = await service.context_length(name)
-    except ModelNotFound:
-        raise
-    except (ProviderError, TimeoutError) as error:
+    except Exception as error:  # noqa: BLE001 (whatever a server makes up, the chat goes on)
         log.info("%s did not say what it has: %s", service.label, error or "too slow")
-        return ChosenModel(asked or default, DEFAULT_CONTEXT)
+        return ChosenModel(name, DEFAULT_CONTEXT)
     if length is None or length < LEAST_CONTEXT:
         length = DEFAULT_CONTEXT
     chosen = ChosenModel(name, length)

@@ -10,7 +10,7 @@ import msgspec
 from gearshift.errors import ProtocolError, ProviderError, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
-from gearshift.providers._wire import Events, as_utf8
+from gearshift.providers._wire import Events, as_count, as_utf8
 from gearshift.schemas import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
 
 
@@ -28,14 +28,9 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None  # a help: whatever stands there does not make the answer a wrong one
     error: Any = None
 
 
@@ -116,8 +111,9 @@ class OpenAIReader:
             ) from None
         if event.error is not None:
             raise self._error(data)
-        if event.usage is not None:
-            self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
+        if isinstance(event.usage, dict):
+            read, written = map(event.usage.get, ("prompt_tokens", "completion_tokens"))
+            self._usage = Usage(as_count(read), as_count(written))
         elif event.choices is None:
             if reported(msgspec.json.decode(data)):
                 raise self._error(data)
@@ -193,7 +189,7 @@ class OpenAICompatibleService(BaseLLMService):
                 f"{self.label} did not list its models", hint="check host, port and path"
             )
         return [
-            ModelInfo(row["id"], context_length=_positive(row.get("max_model_len")))
+            ModelInfo(row["id"], context_length=as_count(row.get("max_model_len")))
             for row in rows
             if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"]
         ]
@@ -209,8 +205,3 @@ class OpenAICompatibleService(BaseLLMService):
             raise ProtocolError(
                 f"{self.label} did not return embeddings", hint="use another embedding model"
             ) from None
-
-
-def _positive(value: Any) -> int | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value if is_count else None

@@ -7,16 +7,19 @@ the very first look waits, and not for long.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gearshift.errors import ProviderError
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._loop import submit
 from gearshift.schemas import ConnectionStatus, ModelInfo
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 0.4
 """Seconds that a first look waits."""
@@ -42,8 +45,8 @@ class Watch:
         self._known: dict[tuple[str, int], Look] = {}
         self._under_way: dict[tuple[str, int], Future[None]] = {}
 
-    def look(self, services: Iterable[BaseLLMService]) -> list[Look]:
-        """What is known of each; takes at most `PATIENCE` seconds, all of them together."""
+    def look(self, services: Iterable[BaseLLMService], patience: float = PATIENCE) -> list[Look]:
+        """What is known of each; takes at most `patience` seconds, all of them together."""
         keys, waiting = [], []
         for service in services:
             key = (service.name, id(service))
@@ -55,15 +58,21 @@ class Watch:
                         self._under_way[key] = submit(self._refresh(key, service))
                     if seen is None:
                         waiting.append(self._under_way[key])
-        wait(waiting, timeout=PATIENCE)
+        wait(waiting, timeout=patience)
         with self._lock:
             return [self._known.get(key, Look()) for key in keys]
 
     async def _refresh(self, key: tuple[str, int], service: BaseLLMService) -> None:
-        status, models = await asyncio.gather(service.check_connection(), _models(service))
-        with self._lock:
-            self._known[key] = Look(status, models, time.monotonic())
-            self._under_way.pop(key, None)
+        look = Look(ConnectionStatus(False, "It could not be looked at; the log says why."))
+        try:
+            status, models = await asyncio.gather(service.check_connection(), _models(service))
+            look = Look(status, models)
+        except Exception:
+            log.exception("looking at %s", service.label)
+        finally:
+            with self._lock:
+                self._known[key] = replace(look, seen=time.monotonic())
+                self._under_way.pop(key, None)
 
 
 async def _models(service: BaseLLMService) -> tuple[ModelInfo, ...]:

@@ -16,6 +16,9 @@ MAX_LINE_BYTES = 1 << 20
 """A line longer than this is no answer: it would be held in memory until its end came."""
 
 
+_MAX_LINES = 10_000  # of one event
+
+
 class StreamReader(Protocol):
     """Turns the bytes of one response into chunks, and knows the proof of its end."""
 
@@ -53,6 +56,12 @@ def as_utf8(data: bytes) -> bytes:
     return data
 
 
+def as_count(value: object) -> int | None:
+    """A number of tokens or bytes; `None` for whatever else a server puts in its place."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if is_count else None  # type: ignore[return-value]
+
+
 class Lines:
     """Splits bytes into lines, without their line ends."""
 
@@ -65,10 +74,7 @@ class Lines:
             data = self._rest + data
         lines = data.split(b"\n")
         if len(data) > MAX_LINE_BYTES and max(map(len, lines)) > MAX_LINE_BYTES:
-            raise ProtocolError(
-                f"the server sent a line of more than {MAX_LINE_BYTES >> 20} MiB",
-                hint="check that the address is that of a language model server",
-            )
+            raise _too_long("a line")
         self._rest = lines.pop()
         return [line.removesuffix(b"\r") for line in lines] if b"\r" in data else lines
 
@@ -78,13 +84,21 @@ class Lines:
         return rest.rstrip(b"\r")
 
 
+def _too_long(what: str) -> ProtocolError:
+    return ProtocolError(
+        f"the server sent {what} of more than {MAX_LINE_BYTES >> 20} MiB",
+        hint="check that the address is that of a language model server",
+    )
+
+
 class Events:
     """Reads server-sent events as `(name, data)`; the name is empty where none was given."""
 
     def __init__(self) -> None:
         self._lines = Lines()
         self._name = b""
-        self._data: bytes | None = None
+        self._data: list[bytes] = []
+        self._size = 0
         self._begun = False
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
@@ -95,11 +109,15 @@ class Events:
         for line in self._lines.feed(data):
             if line.startswith(b"data:"):
                 value = line[6:] if line.startswith(b"data: ") else line[5:]
-                self._data = value if self._data is None else self._data + b"\n" + value
+                self._data.append(value)
+                self._size += len(value)
+                if self._size > MAX_LINE_BYTES or len(self._data) > _MAX_LINES:
+                    raise _too_long("an event")
             elif not line:
-                if self._data is not None:
-                    events.append((self._name, self._data))
-                    self._data = None
+                if self._data:
+                    events.append((self._name, b"\n".join(self._data)))
+                    self._data = []
+                    self._size = 0
                 self._name = b""
             elif line.startswith(b"event:"):
                 self._name = line[6:].strip()

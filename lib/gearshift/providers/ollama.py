@@ -14,7 +14,7 @@ from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
 from gearshift.providers._loop import Relay, submit
 from gearshift.providers._versions import older
-from gearshift.providers._wire import Lines, as_utf8
+from gearshift.providers._wire import Lines, as_count, as_utf8
 from gearshift.schemas import (
     Chunk,
     ConnectionStatus,
@@ -39,8 +39,8 @@ class _Line(msgspec.Struct):
     message: _Message | None = None
     done: bool | None = None
     done_reason: str | None = None
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
+    prompt_eval_count: Any = None
+    eval_count: Any = None
     error: Any = None
 
 
@@ -110,7 +110,7 @@ class OllamaReader:
                 raise Truncated(
                     f"{self._who} gave the answer up ({excerpt(str(reason))})", hint="ask again"
                 ) from None
-            usage = Usage(event.prompt_eval_count, event.eval_count)
+            usage = Usage(as_count(event.prompt_eval_count), as_count(event.eval_count))
             self._last = Chunk(finish_reason=finish, usage=usage)
 
     def _broken(self, what: str) -> ProtocolError:
@@ -205,7 +205,7 @@ class OllamaService(BaseLLMService):
         return [
             _model(row)
             for row in rows
-            if isinstance(row, dict) and isinstance(row.get("name"), str)
+            if isinstance(row, dict) and isinstance(row.get("name"), str) and row["name"]
         ]
 
     async def _context_length(self, model: str) -> int | None:
@@ -213,8 +213,8 @@ class OllamaService(BaseLLMService):
         answer = await (await self._endpoint()).ask("/api/show", {"model": model}, model)
         facts = answer.get("model_info")
         for name, value in (facts if isinstance(facts, dict) else {}).items():
-            if str(name).endswith(".context_length") and isinstance(value, int) and value > 0:
-                return min(value, _MOST_CONTEXT)
+            if str(name).endswith(".context_length") and (length := as_count(value)):
+                return min(length, _MOST_CONTEXT)
         return None
 
     async def _check(self) -> ConnectionStatus:
@@ -292,14 +292,15 @@ def _progress(line: bytes) -> PullProgress:
             hint="check the model's name at ollama.com/library and the connection",
         )
     numbers = [row.get(key) for key in ("completed", "total")]
-    completed, total = (value if isinstance(value, int) else None for value in numbers)
+    completed, total = map(as_count, numbers)
     return PullProgress(str(row.get("status", "")), completed, total)
 
 
 def _model(row: dict[str, Any]) -> ModelInfo:
     details = row.get("details")
     details = details if isinstance(details, dict) else {}
-    families = details.get("families") or [details.get("family")]
+    families = details.get("families")
+    families = families if isinstance(families, list) and families else [details.get("family")]
     capabilities = row.get("capabilities")
     embeds = (
         "completion" not in capabilities
@@ -308,8 +309,12 @@ def _model(row: dict[str, Any]) -> ModelInfo:
     )
     return ModelInfo(
         row["name"],
-        size_bytes=row.get("size") if isinstance(row.get("size"), int) else None,
-        quantization=details.get("quantization_level"),
-        parameters=details.get("parameter_size"),
+        size_bytes=as_count(row.get("size")),
+        quantization=_text(details.get("quantization_level")),
+        parameters=_text(details.get("parameter_size")),
         embeds=embeds,
     )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

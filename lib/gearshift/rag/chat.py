@@ -204,11 +204,16 @@ class _Turn:
                 prompt.messages, chosen.name, sampling, chosen.context_length, choices
             )
 
-        async for piece in Fallback(ask.services, prepare, ask.insist).stream():
-            if isinstance(piece, Started):
-                _record_start(answer, self.conversation, piece, made[piece.service.name])
-            else:
-                _record_chunk(answer, piece, self.on_text)
+        fallback = Fallback(ask.services, prepare, ask.insist)
+        try:
+            async for piece in fallback.stream():
+                if isinstance(piece, Started):
+                    answer.skipped = _skipped(fallback)
+                    _record_start(answer, self.conversation, piece, made[piece.service.name])
+                else:
+                    _record_chunk(answer, piece, self.on_text)
+        finally:
+            answer.skipped = _skipped(fallback)
 
     def notice_silent_cut(self) -> None:
         """Some servers drop the beginning of a long prompt without a word: they count too few."""
@@ -241,13 +246,16 @@ class _Turn:
             answer.dropped = [*answer.dropped, Dropped("citations", why)]
 
 
+def _skipped(fallback: Fallback) -> dict[str, str]:
+    return {name: failure.error.message for name, failure in fallback.failures.items()}
+
+
 def _record_start(
     answer: Answer, conversation: Conversation, started: Started, prompt: Prompt
 ) -> None:
     answer.provider = started.service.name
     answer.model = started.request.model
     answer.fallback_from = started.fallback_from
-    answer.skipped = {failure.provider: failure.error.message for failure in started.failures}
     answer.prompt = started.request.messages[-1].content
     answer.sources = prompt.sources
     answer.dropped = prompt.dropped
