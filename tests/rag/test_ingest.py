@@ -6,11 +6,12 @@ import zipfile
 
 import docx
 import pytest
+from docx.oxml import parse_xml
 
-from gearshift.errors import DocumentError, IndexFault
+from gearshift.errors import DocumentError, IndexFault, ServerFailed
 from gearshift.rag.embedders import MiniLM
 from gearshift.rag.index import Collection, rebuild
-from gearshift.rag.ingest import Status, ingest, ingest_bytes
+from gearshift.rag.ingest import Status, ingest, ingest_all, ingest_bytes
 from gearshift.rag.parsing import Parser
 from gearshift.rag.passages import split
 
@@ -97,6 +98,74 @@ def test_what_is_in_a_document_is_read(parser, name, data, kind, expected):
     assert "evil" not in parsed.text
 
 
+def page(charset: str) -> str:
+    return f"<html><head><meta charset='{charset}'></head><body>café – 5 €</body></html>"
+
+
+RUSSIAN = "Привет, мир. Это простой текст о погоде и море. " * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected", "note"),
+    [
+        ("a.html", page("utf-16").encode(), "café – 5 €", "was read as utf-8"),
+        ("a.html", page("iso-8859-1").encode("cp1252"), "café – 5 €", ""),
+        ("a.html", page("iso-8859-1").encode("utf-8-sig"), "café – 5 €", "was read as utf-8"),
+        ("a.html", page("utf-8").encode("cp1252"), "café – 5 €", "was read as cp1252"),
+        ("a.html", page("no-such").encode(), "café – 5 €", "was read as utf-8"),
+        ("a.txt", "naïve – fine ".encode() * 9 + b"\xe2\x80", "naïve – fine", "1 damaged"),
+        ("a.txt", RUSSIAN.encode() + b"\xd0", "простой текст", "1 damaged"),
+        ("a.txt", RUSSIAN.encode("cp1251"), "простой текст", "read as cp1251"),
+        ("a.txt", ("これは日本語の文章です。" * 5).encode("cp932"), "日本語", "read as cp932"),
+        ("a.txt", "Größe und Straße".encode("cp1252"), "Größe", "read as cp1252"),
+    ],
+)
+def test_text_is_read_in_the_encoding_that_it_has(parser, name, data, expected, note):
+    document, _ = parser.read(name, data)
+    assert expected in document.text
+    assert note in "; ".join(document.notes)
+
+
+def test_everything_that_a_reader_of_a_docx_sees_is_read(parser):
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    document = docx.Document()
+    document.add_heading("Pumps", 2)
+    document.add_paragraph("first", "List Bullet")
+    for xml in (
+        "<w:sdt {}><w:sdtContent><w:p><w:r><w:t>in a control</w:t></w:r></w:p>"
+        "</w:sdtContent></w:sdt>",
+        "<w:p {}><w:ins><w:r><w:t>inserted</w:t></w:r></w:ins></w:p>",
+        "<w:p {}><w:del><w:r><w:delText>deleted</w:delText></w:r></w:del></w:p>",
+        "<w:p {}><w:r><w:rPr><w:vanish/></w:rPr><w:t>invisible</w:t></w:r></w:p>",
+    ):
+        document.element.body.insert(1, parse_xml(xml.replace("{}", space)))
+    table = document.add_table(1, 2)
+    table.cell(0, 0).text = "outer"
+    table.cell(0, 1).add_table(1, 1).cell(0, 0).text = "nested"
+    document.sections[0].header.paragraphs[0].text = "Plant manual"
+    out = io.BytesIO()
+    document.save(out)
+    found, _ = parser.read("a.docx", out.getvalue())
+    for text in (
+        "in a control",
+        "inserted",
+        "## Pumps",
+        "- first",
+        "outer | nested",
+        "Plant manual",
+    ):
+        assert text in found.text
+    for text in ("deleted", "invisible"):
+        assert text not in found.text
+    assert "1 hidden part left out" in found.notes
+
+
+def test_a_text_of_any_shape_is_split_in_time_that_grows_with_it(parser):
+    for data in (b"> " * 60_000 + b"end", b"# h\nx\n" * 40_000, b"lorem ipsum " * 50_000):
+        _, passages = parser.read("a.md", data)
+        assert all(len(passage.text) < 5_000 for passage in passages)
+
+
 def bomb_docx() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -181,6 +250,59 @@ def test_each_file_has_its_fate_and_the_others_go_on(collection, tmp_path):
         str(folder / "a.md"),
         str(folder / "deep" / "b.md"),
     }
+
+
+def test_what_cannot_be_opened_is_reported_and_the_others_go_on(collection, tmp_path, monkeypatch):
+    (tmp_path / "a.md").write_bytes(MARKDOWN)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def deny(path):
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    paths = [tmp_path / ("x" * 300), tmp_path, "nul\0name.md"]
+    outcomes = {o.path: o for o in ingest(paths, collection)}
+    assert [o.status for o in outcomes.values()].count(Status.FAILED) == 3
+    assert outcomes[str(closed)].reason.startswith("unreadable: the folder cannot be listed")
+    assert outcomes[str(tmp_path / "a.md")].status is Status.INDEXED
+
+
+def test_a_surprise_with_one_document_is_its_own_fate(collection, monkeypatch):
+    def surprise(self, name, data):
+        if name == "b.md":
+            raise TypeError("nobody thought of this")
+        return read(self, name, data)
+
+    read = Parser.read
+    monkeypatch.setattr(Parser, "read", surprise)
+    documents = [(name, MARKDOWN + name.encode()) for name in ("a.md", "b.md", "c.md")]
+    fates = {outcome.path: outcome for outcome in ingest_all(documents, collection)}
+    assert [fates[n].status.value for n in ("a.md", "b.md", "c.md")] == [
+        "indexed",
+        "failed",
+        "indexed",
+    ]
+    assert "nobody thought of this" in fates["b.md"].reason
+
+
+def test_a_document_that_cannot_be_embedded_takes_no_other_with_it(collection):
+    def embed(texts):
+        if any("Broken" in text for text in texts):
+            raise ServerFailed("it is too long", hint="shorten it")
+        return collection.embedder.embed(texts)
+
+    documents = [("a.md", MARKDOWN), ("b.md", b"# Broken\n\nText."), ("c.txt", b"Other text.")]
+    fates = {o.path: o for o in ingest_all(documents, collection, embed=embed)}
+    assert [fates[n].status.value for n in ("a.md", "b.md", "c.txt")] == [
+        "indexed",
+        "failed",
+        "indexed",
+    ]
+    assert "it is too long" in fates["b.md"].reason
 
 
 def test_a_second_time_is_unchanged_and_a_new_version_replaces(collection):

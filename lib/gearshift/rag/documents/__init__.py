@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import PurePath
 from types import ModuleType
 
-from gearshift.rag.documents._base import MAX_TEXT, Parsed, Reason, fail
+from gearshift.rag.documents._base import MAX_TEXT, MAX_TITLE, Parsed, Reason, clean, fail
 
 __all__ = ["MAX_TEXT", "Parsed", "Reason", "fail", "parse", "suffixes"]
 
@@ -72,6 +72,8 @@ def parse(name: str, data: bytes) -> Parsed:
             f"this is {_what(data)}",
             "take Markdown, text, PDF, DOCX or HTML",
         )
+    if parsed.title:
+        parsed.title = clean(parsed.title, [])[:MAX_TITLE]
     claimed = next((m.KIND for m in _formats() if suffix in m.SUFFIXES), None)
     if claimed is not None and claimed != parsed.kind and {claimed, parsed.kind} != {"text", "md"}:
         parsed.notes.append(f"the name says {claimed}, the content is {parsed.kind}")

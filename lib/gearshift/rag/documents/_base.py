@@ -11,6 +11,8 @@ from gearshift.errors import DocumentError
 MAX_TEXT = 20_000_000
 """Characters; a file of 25 MB seldom has more, a bomb does."""
 
+MAX_TITLE = 300
+
 # Zero-width, bidirectional controls, soft hyphen, tags: text that people cannot see.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"

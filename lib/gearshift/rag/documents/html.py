@@ -72,15 +72,16 @@ def read(data: bytes) -> Parsed:
 
 
 def _text(data: bytes, notes: list[str]) -> str:
-    declared = _DECLARED.search(data[:2048])
-    if declared and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        try:
-            return data.decode(declared[1].decode("ascii"))
-        except (LookupError, UnicodeDecodeError):
-            notes.append("its declared encoding is wrong")
-    found = decode(data)
+    match = _DECLARED.search(data[:2048])
+    declared = match[1].decode("ascii").lower() if match else None
+    # Whoever can read a declaration of UTF-16 in ASCII letters has not got UTF-16 before him, and
+    # what calls itself Latin-1 is Windows-1252 (https://encoding.spec.whatwg.org).
+    names = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "utf8": "utf-8"}
+    found = decode(data, names.get(declared, declared) if declared else None)
     if found is None:
         raise fail(Reason.CORRUPT, "it is not text in any encoding that we know")
+    if declared is not None and not found[1].startswith(names.get(declared, declared)):
+        notes.append(f"it declares to be {declared}, and was read as {found[1]}")
     return found[0]
 
 
