@@ -3,6 +3,9 @@
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from gearshift.schemas import Answer, Citation, CitedBy, State, Timings
 from places import ROOT
@@ -34,6 +37,22 @@ from parts.markdown import cited, plain, safe
 )
 def test_safe(text, shown):
     assert safe(text) == shown
+
+
+PARTS = [
+    *("![x](http://a/b)", "[x](http://a)", "<img src=http://a>", "<http://a>", "[r]: http://a"),
+    *("![r]", "[r]", "`", "``", "```", "~~~", "~", "\n", "\n\n", "\r", " ", "    ", "\t", "- "),
+    *("> ", "1. ", "\\", "|", "a", "*", "_", "#", "&lt;", "&#91;", "!", "[", "]", "(", ")", "<"),
+]
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=14).map("".join))
+def test_nothing_that_is_safe_loads_or_links_anything(text):
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    shown = parser.render(safe(text))
+    assert "<img" not in shown
+    assert "<a " not in shown
 
 
 def test_a_name_has_no_meaning_at_all():

@@ -337,7 +337,7 @@ def test_names_are_only_names(collection, name):
 
 
 @pytest.mark.parametrize(
-    "query", ["", "   ", '"', "AND OR NOT (", "a" * 10_000, "港 口", "port:8001 ^*"]
+    "query", ["", "   ", '"', "AND OR NOT (", "a" * 10_000, "港 口", "port:8001 ^*", "half \ud800"]
 )
 def test_any_query_is_answered(collection, query):
     ingest_bytes("a.md", MARKDOWN, collection)

@@ -72,6 +72,8 @@ class Ask:
 
 def begin(conversation: Conversation, question: str) -> Answer:
     """Appends a turn to the conversation, to be filled in by `write_answer`."""
+    # A terminal can hand over halves of characters, which no server takes.
+    question = question.encode("utf-8", "replace").decode()
     answer = Answer(question, Timings(time.monotonic()))
     conversation.turns.append(answer)
     return answer

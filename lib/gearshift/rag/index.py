@@ -268,6 +268,7 @@ class Collection(Store):
 
     def search(self, query: str, k: int) -> list[Hit]:
         """The best `k` passages for a query, by words and meaning."""
+        query = query.encode("utf-8", "replace").decode()  # halves of characters have no meaning
         if not query.strip() or k < 1:
             return []
         vector = self.embedder.embed([query])[0]
