@@ -40,6 +40,13 @@ def main() -> None:
     params.cache_ram_mib = 0  # the slots themselves remember the last prompts
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = wanted["threads"]
+    # Answers repeat their sources word for word, so what follows four tokens in the prompt is
+    # guessed and checked in one go: half of the time of writing, measured.
+    params.speculative.types = [
+        xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE
+    ]
+    params.speculative.ngram_simple.size_n = 4
+    params.speculative.ngram_simple.size_m = 12
     params.verbosity = 2
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gearshift.rag import _lancedb
 from gearshift.rag.embedders._base import Vectors
 from gearshift.rag.passages import searchable
 from gearshift.schemas import Passage, StoredDocument
@@ -65,9 +66,7 @@ class Tables:
 
     @cached_property
     def _database(self) -> Any:
-        import lancedb
-
-        return lancedb.connect(self._folder, read_consistency_interval=timedelta(0))
+        return _lancedb.load().connect(self._folder, read_consistency_interval=timedelta(0))
 
     @cached_property
     def _documents(self) -> Any:
