@@ -130,6 +130,8 @@ def ask(
             if not as_json and answer.text:
                 out.print()
             for name, why in answer.skipped.items():
+                if why == answer.error["message"]:
+                    continue
                 err.print(f"{name} did not answer: {why}", style="yellow", markup=False)
             _fail(_as_error(answer.error), as_json)
         if as_json:

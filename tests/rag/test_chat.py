@@ -292,11 +292,11 @@ def test_numbers_in_code_are_no_citations():
 
 
 def test_sentences_end_where_people_end_them():
-    text = "It needs e.g. 16 GB. See v0.6.0 now! [2] Then:\n- one\n- two\n\nEnd"
+    text = 'It needs e.g. 16 GB. See "memory … is less" in v0.6.0! [2] Then:\n- one\n- two\n\nEnd'
     found = [text[s.start : s.end] for s in sentences(text)]
     assert found == [
         "It needs e.g. 16 GB.",
-        "See v0.6.0 now! [2]",
+        'See "memory … is less" in v0.6.0! [2]',
         "Then:",
         "- one",
         "- two",

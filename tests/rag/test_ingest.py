@@ -189,6 +189,7 @@ def bomb_docx() -> bytes:
         ("a.txt", bytes(range(256)) * 64, "unsupported"),
         ("a.pdf", b"\xff\xd8\xff" + os.urandom(2000), "unsupported"),
         ("a.rtf", rb"{\rtf1 Hello}", "unsupported"),
+        ("a.xlsx", b"PK\x03\x04" + bytes(26) + b"xl/workbook.xml" + bytes(99), "unsupported"),
         ("a.txt", b"x" * (26 * 1024 * 1024), "too_large"),
     ],
 )

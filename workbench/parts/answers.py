@@ -34,6 +34,8 @@ def show(answer: Answer, known: set[int]) -> None:
         return
     instead = f" **{_name(answer.provider)}** answers instead." if answer.provider else ""
     for provider, why in answer.skipped.items():
+        if answer.error and why == answer.error["message"]:
+            continue  # it is said below
         st.warning(
             f"{_name(provider)} did not answer: {plain(why)}.{instead}", icon=":material/shuffle:"
         )

@@ -28,7 +28,7 @@ _LEAST_WORDS = 3  # fewer content words are a greeting or a heading, which nobod
 _MARK = re.compile(r"\[((?:\d{1,4})(?:\s*(?:,|;|and|&)\s*\d{1,4})*)\]")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _SENTENCE_END = re.compile(
-    r"(?<=[.!?…])[\"')\]*_]*(?:\s*\[\d[\d,;\s]*\])*\s+(?=\S)|\n\s*\n|\n(?=\s*(?:[-*+•]|\d+[.)]|#)\s)"
+    r"(?<=[.!?])[\"')\]*_]*(?:\s*\[\d[\d,;\s]*\])*\s+(?=\S)|(?<=…)\s+(?=[\"'(]?[A-Z])|\n\s*\n|\n(?=\s*(?:[-*+•]|\d+[.)]|#)\s)"
 )
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|etc|vs|cf|approx|no|fig|dr|mr|mrs|ms|st)\.|^\s*\d+[.)])$", re.IGNORECASE

@@ -37,6 +37,12 @@ _BINARY = {
     b"{\\rtf": "RTF",
     b"\xd0\xcf\x11\xe0": "an old or encrypted Office file",
 }
+_ZIPPED = {
+    b"xl/workbook.xml": "an Excel workbook",
+    b"ppt/presentation.xml": "a PowerPoint presentation",
+    b"mimetypeapplication/epub": "an e-book",
+    b"mimetypeapplication/vnd.oasis.opendocument": "an OpenDocument file",
+}
 _MARKUP = (b"{\\rtf", b"%!PS")  # these decode as text, but nobody wants to read it
 
 
@@ -90,6 +96,10 @@ def parse(name: str, data: bytes) -> Parsed:
 
 
 def _what(data: bytes) -> str:
+    if data.startswith(b"PK"):
+        for name, words in _ZIPPED.items():
+            if name in data:
+                return words
     for magic, words in _BINARY.items():
         if data.startswith(magic):
             return words

@@ -60,7 +60,7 @@ def _mostly_utf8(data: bytes) -> tuple[str, str] | None:
     broken = text.count("\ufffd")
     whole = sum(character > "\x7f" for character in text) - broken
     cut = broken == 1 and text.endswith("\ufffd") and data[-2:-1] >= b"\x80"
-    return (text, _with_damage("utf-8", broken)) if whole > broken or cut else None
+    return (text, _with_damage("utf-8", broken)) if whole >= broken or cut else None
 
 
 def _of_one_script(data: bytes) -> tuple[str, str] | None:
