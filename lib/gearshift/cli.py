@@ -227,7 +227,7 @@ def _show_sources(record: dict[str, Any]) -> None:
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(help="Files and folders.", show_default=False)],
     collection: CollectionName = None,
     embedder: Annotated[
         str | None, typer.Option(help="minilm, or ollama:MODEL, vllm:MODEL, for a new collection.")

@@ -293,6 +293,43 @@ async def test_half_a_character_is_refused_before_it_is_sent(service):
 
 
 @BOTH
+async def test_json_that_nests_too_deeply_is_a_protocol_error(service, protocol):
+    deep = b"[" * 100_000 + b"]" * 100_000
+    line = b'{"choices":[{"index":0,"delta":{"tool_calls":' + deep + b"}}]}"
+    if protocol == "ollama":
+        line = b'{"message":{"tool_calls":' + deep + b'},"done":false}'
+    data = b"data: " + line + b"\n\n" if protocol == "vllm" else line + b"\n"
+    assert isinstance(await error_of(service(protocol, raw(data))), ProtocolError)
+    assert isinstance(await error_of(service(protocol, raw(deep, status=500))), ServerFailed)
+
+
+async def test_a_bug_of_ours_is_a_typed_error_too(service, monkeypatch, caplog):
+    made = service("vllm", GOOD["vllm"])
+
+    def broken(request):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(made, "_reader", broken)
+    assert isinstance(await error_of(made), ProtocolError)
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("wait", ["nan", "inf", "soon", "Mon, 01 Jan 2026 00:00:00 +9999999999999"])
+async def test_an_absurd_wait_is_no_wait(service, wait):
+    async def busy(exchange):
+        await exchange.reply({"error": "busy"}, 503, Retry_After=wait)
+
+    assert isinstance(await error_of(service("vllm", busy)), Overloaded)
+
+
+async def test_a_server_that_streams_nothing_is_understood(service):
+    whole = b'{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}]}'
+    assert await text_of(service("vllm", raw(whole, "application/json"))) == "Hi"
+    failed = await error_of(service("vllm", raw(b'{"error":{"message":"CUDA OOM"}}')))
+    assert "CUDA OOM" in failed.message
+
+
+@BOTH
 async def test_without_a_model_the_first_or_the_default_is_asked(service, protocol):
     made = service(protocol, GOOD[protocol])
     assert (await made.generate("Hi")).model == {"vllm": "served", "ollama": "mistral:latest"}[

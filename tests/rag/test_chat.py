@@ -178,6 +178,13 @@ async def test_a_model_that_somebody_insists_on_is_not_replaced(services):
     assert "served" in answer.error["hint"]
 
 
+async def test_an_answer_that_a_filter_cut_is_not_whole(services):
+    pair, _ = services(sse("I must", finish="content_filter"))
+    answer = await asked(Conversation(), pair)
+    assert (answer.state, answer.text) == (State.FAILED, "I must")
+    assert "content_filter" in answer.error["message"]
+
+
 async def test_old_turns_go_when_the_context_is_full_and_are_named(serve, make_settings):
     server = serve(vllm(sse("word " * 150), context=1024))
     service = VLLMService(make_settings(vllm_base_url=server.url))

@@ -102,6 +102,9 @@ def page(charset: str) -> str:
     return f"<html><head><meta charset='{charset}'></head><body>café – 5 €</body></html>"
 
 
+XML_PAGE = (
+    '<?xml version="1.0" encoding="iso-8859-2"?><html><body><p>Zażółć gęślą</p></body></html>'
+)
 RUSSIAN = "Привет, мир. Это простой текст о погоде и море. " * 3
 
 
@@ -118,6 +121,8 @@ RUSSIAN = "Привет, мир. Это простой текст о погод�
         ("a.txt", RUSSIAN.encode("cp1251"), "простой текст", "read as cp1251"),
         ("a.txt", ("これは日本語の文章です。" * 5).encode("cp932"), "日本語", "read as cp932"),
         ("a.txt", "Größe und Straße".encode("cp1252"), "Größe", "read as cp1252"),
+        ("a.txt", ("日本語の文章です。" * 3).encode("iso2022_jp"), "日本語", "read as iso2022_jp"),
+        ("a.html", XML_PAGE.encode("iso-8859-2"), "Zażółć", ""),
     ],
 )
 def test_text_is_read_in_the_encoding_that_it_has(parser, name, data, expected, note):
@@ -158,6 +163,55 @@ def test_everything_that_a_reader_of_a_docx_sees_is_read(parser):
     for text in ("deleted", "invisible"):
         assert text not in found.text
     assert "1 hidden part left out" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("about.txt", "A file that begins with %PDF-1.7 is a PDF.", "text"),
+        ("magic.py", 'MAGIC = b"%PDF-1.4"\n', "text"),
+        ("comments.md", "<!-- note -->\n" * 40 + "# Title\n\nText.", "md"),
+        ("fonts.html", "<html><body>" + "<font>x " * 8_000, "html"),
+    ],
+)
+def test_text_is_taken_for_what_it_is_and_soon(parser, name, text, kind):
+    parser._seconds = 10.0
+    assert parser.read(name, text.encode())[0].kind == kind
+
+
+def test_a_title_is_a_heading_and_not_a_comment_in_code(parser):
+    text = "---\n# yaml\n---\n```sh\n# install it\n```\n\n# Real title\n\nText."
+    assert parser.read("a.md", text.encode())[0].title == "Real title"
+
+
+def test_what_has_no_spaces_is_cut_and_images_in_letters_are_left_out(parser):
+    image = f"![logo](data:image/png;base64,{'QUJD' * 9_000})"
+    text = f"# Port\n\nThe wombat uses port 9443.\n\n{image}\n\n{'ไทย' * 5_000}"
+    document, passages = parser.read("a.md", text.encode())
+    assert max(len(passage.text) for passage in passages) <= 2_000
+    assert "1 inline image left out" in document.notes
+    assert "".join(p.text for p in passages).count("ไทย") == 5_000
+    for passage in passages:
+        assert document.text[passage.start : passage.end] == passage.text
+
+
+def test_what_persian_and_emoji_need_is_kept(parser):
+    text = "می‌خواهم \U0001f468‍\U0001f469"
+    assert parser.read("a.txt", text.encode())[0].text == text
+
+
+def test_relatives_of_docx_say_what_they_are(parser):
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(make_docx("Text."))) as old, zipfile.ZipFile(out, "w") as new:
+        for entry in old.namelist():
+            data = old.read(entry)
+            if entry == "[Content_Types].xml":
+                plain = b"vnd.openxmlformats-officedocument.wordprocessingml.document.main"
+                data = data.replace(plain, b"vnd.ms-word.document.macroEnabled.main")
+            new.writestr(entry, data)
+    with pytest.raises(DocumentError, match="macros") as caught:
+        parser.read("a.docx", out.getvalue())
+    assert caught.value.kind == "unsupported"
 
 
 def test_a_text_of_any_shape_is_split_in_time_that_grows_with_it(parser):
@@ -272,6 +326,29 @@ def test_what_cannot_be_opened_is_reported_and_the_others_go_on(collection, tmp_
     assert outcomes[str(tmp_path / "a.md")].status is Status.INDEXED
 
 
+def test_names_that_are_no_text_stay_apart_and_paths_stay_as_given(
+    collection, tmp_path, monkeypatch
+):
+    for byte, words in ((b"\xff", b"echidna one"), (b"\xfe", b"numbat two")):
+        folder = tmp_path / "odd"
+        folder.mkdir(exist_ok=True)
+        (folder / os.fsdecode(b"lat" + byte + b".txt")).write_bytes(words)
+    outcomes = list(ingest([folder], collection))
+    assert len({outcome.path for outcome in outcomes}) == 2
+    assert len(collection.documents()) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.md").write_bytes(MARKDOWN)
+    assert [o.path for o in ingest(["./b.md", ".//b.md"], collection)] == ["./b.md", ".//b.md"]
+
+
+def test_the_last_of_two_versions_in_one_go_stays(collection):
+    documents = [("a.md", b"The old text."), ("b.md", b"Another text."), ("a.md", b"The new text.")]
+    outcomes = ingest_all(documents, collection)
+    assert {outcome.status for outcome in outcomes} == {Status.INDEXED}
+    assert sorted(d.name for d in collection.documents()) == ["a.md", "b.md"]
+    assert collection.document("a.md").text == "The new text."
+
+
 def test_a_surprise_with_one_document_is_its_own_fate(collection, monkeypatch):
     def surprise(self, name, data):
         if name == "b.md":
@@ -338,7 +415,18 @@ def test_names_are_only_names(collection, name):
 
 
 @pytest.mark.parametrize(
-    "query", ["", "   ", '"', "AND OR NOT (", "a" * 10_000, "港 口", "port:8001 ^*", "half \ud800"]
+    "query",
+    [
+        "",
+        "   ",
+        '"',
+        "AND OR NOT (",
+        "a" * 10_000,
+        "港 口",
+        "port:8001 ^*",
+        "half \ud800",
+        '"port 8001"',
+    ],
 )
 def test_any_query_is_answered(collection, query):
     ingest_bytes("a.md", MARKDOWN, collection)

@@ -167,7 +167,7 @@ def _next_steps(conversation: Conversation, last: Answer, collection: str) -> No
         _about_the_embedded_model()
     if last.state in (State.FAILED, State.STOPPED):
         other = next(s for s in chain("ollama", _service) if s.name != last.provider)
-        again, elsewhere, _ = st.columns([1, 1, 1])
+        again, elsewhere, _ = st.columns([2, 3, 1])
         if again.button("Ask again", icon=":material/refresh:", width="stretch"):
             _ask(conversation, last.question, collection)
             st.rerun()

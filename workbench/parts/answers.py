@@ -42,6 +42,8 @@ def show(answer: Answer, known: set[int]) -> None:
     st.markdown(cited(answer, known) if answer.complete else safe(answer.text))
     if answer.state is State.ANSWERING:
         return
+    if answer.complete and not answer.text:
+        st.info("The model answered with nothing.", icon=":material/chat_bubble:")
     if answer.state is State.STOPPED:
         st.warning("Stopped: this answer is not complete.", icon=":material/stop_circle:")
     if answer.error:

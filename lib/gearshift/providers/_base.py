@@ -233,9 +233,13 @@ class BaseLLMService(ABC):
             error = Truncated(f"{self.label}: stopped", partial="".join(partial))
             raise
         except Exception as bug:
-            # The consumer must never wait for a producer that died: whatever it was is handed on.
-            error = bug
-            raise
+            # The consumer must never wait for a producer that died, and falls back whatever it was.
+            log.exception("unexpected, from %s", self.label)
+            error = ProtocolError(
+                f"{self.label} answered with something unexpected ({type(bug).__name__})",
+                hint="ask again, and please report it: the log has more",
+                partial="".join(partial),
+            )
         finally:
             relay.end(error)
 

@@ -6,6 +6,7 @@ from one version of a server to the next.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from gearshift.errors import (
     Unauthorized,
     Unreachable,
 )
+from gearshift.providers._wire import NotJSON, read_json
 
 _CONTEXT_WORDS = re.compile(
     r"context (length|size|window)|maximum model len|prompt is too long", re.IGNORECASE
@@ -93,8 +95,8 @@ def from_status(
 ) -> ProviderError:
     """The error for an answer with a status other than 200."""
     try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        decoded = read_json(body)
+    except NotJSON:
         decoded = None
     error = reported(decoded)
     said = error.message if error else excerpt(body.decode("utf-8", "replace"))
@@ -143,12 +145,13 @@ def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 

@@ -27,6 +27,7 @@ from gearshift.errors import (
 )
 from gearshift.providers._faults import from_status, from_transport
 from gearshift.providers._loop import run
+from gearshift.providers._wire import NotJSON, read_json
 from gearshift.settings import Settings, is_loopback
 
 HELP_TIMEOUT = 5.0
@@ -181,8 +182,8 @@ class Endpoint:
                 hint="it may hang or be busy: look into its log, restart it if need be",
             ) from None
         try:
-            answer = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            answer = read_json(body)
+        except NotJSON:
             answer = None
         if not isinstance(answer, dict):
             raise ProtocolError(

@@ -10,7 +10,7 @@ import msgspec
 from gearshift.errors import ProtocolError, ProviderError, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
-from gearshift.providers._wire import Events, as_count, as_utf8
+from gearshift.providers._wire import Events, NotJSON, as_count, read_json
 from gearshift.schemas import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
 
 
@@ -93,7 +93,7 @@ class OpenAIReader:
     def _read(self, name: bytes, data: bytes, into: list[Chunk]) -> None:
         if self._done:
             raise self._broken("something after its end")
-        if data == b"[DONE]":
+        if data.strip() == b"[DONE]":
             if self._last is None:
                 raise self._truncated()
             self._done = True
@@ -101,21 +101,21 @@ class OpenAIReader:
         if name == b"error":
             raise self._error(data)
         try:
-            event = _decode(as_utf8(data))
-        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            event = read_json(data, _decode)
+        except NotJSON as wrong:
             if b'"error"' in data:
                 raise self._error(data) from None
             raise _Unreadable(
                 f"{self._who} sent an event that cannot be read ({excerpt(str(wrong))})",
                 hint=_HINT,
             ) from None
-        if event.error is not None:
+        if event.error:
             raise self._error(data)
         if isinstance(event.usage, dict):
             read, written = map(event.usage.get, ("prompt_tokens", "completion_tokens"))
             self._usage = Usage(as_count(read), as_count(written))
         elif event.choices is None:
-            if reported(msgspec.json.decode(data)):
+            if reported(read_json(data)):
                 raise self._error(data)
             raise self._broken("an event without choices")
         for choice in event.choices or ():
@@ -124,7 +124,7 @@ class OpenAIReader:
 
     def _choice(self, choice: _Choice, into: list[Chunk]) -> None:
         delta = choice.delta or choice.message
-        if delta is None and choice.finish_reason is None:
+        if delta is None and not choice.finish_reason:
             raise self._broken("a choice without a delta")
         if delta is not None:
             text = delta.content or ""
@@ -133,7 +133,7 @@ class OpenAIReader:
                 if self._last is not None:
                     raise self._broken("more text after the end of the answer")
                 into.append(Chunk(text, reasoning))
-        if choice.finish_reason is not None:
+        if choice.finish_reason:
             try:
                 reason = FinishReason(choice.finish_reason)
             except ValueError:
@@ -149,8 +149,8 @@ class OpenAIReader:
 
     def _error(self, data: bytes) -> ProviderError:
         try:
-            body = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            body = read_json(data)
+        except NotJSON:
             body = data.decode("utf-8", "replace")
         error = reported(body) or reported({"error": body})
         assert error is not None

@@ -7,7 +7,10 @@ each protocol's reader does (`ollama.py`, `_openai.py`).
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
 
 from gearshift.errors import ProtocolError
 from gearshift.schemas import Chunk
@@ -45,20 +48,27 @@ class StreamReader(Protocol):
         """
 
 
-def as_utf8(data: bytes) -> bytes:
-    """The same bytes; msgspec does not look at the fields that it skips, so this does.
+class NotJSON(ValueError):
+    """These bytes cannot be read as JSON of the shape that was expected."""
+
+
+def read_json(data: bytes, decode: Callable[[bytes], Any] = msgspec.json.decode) -> Any:
+    """The decoded bytes, whatever somebody has put into them.
 
     Raises:
-        UnicodeDecodeError: they are no text.
+        NotJSON: they are no text, no JSON, of another shape, or nested too deeply.
     """
-    if not data.isascii():
-        data.decode()
-    return data
+    try:
+        if not data.isascii():
+            data.decode()  # msgspec does not look at the fields that it skips
+        return decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        raise NotJSON(str(wrong)) from None
 
 
 def as_count(value: object) -> int | None:
     """A number of tokens or bytes; `None` for whatever else a server puts in its place."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
     return value if is_count else None  # type: ignore[return-value]
 
 
@@ -119,6 +129,8 @@ class Events:
                     self._data = []
                     self._size = 0
                 self._name = b""
+            elif line.startswith(b"{"):  # a plain body, by a server that streams nothing
+                self._data.append(line)
             elif line.startswith(b"event:"):
                 self._name = line[6:].strip()
             # Anything else is a comment (keep-alive) or a field that says nothing here.

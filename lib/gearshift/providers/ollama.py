@@ -14,7 +14,7 @@ from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
 from gearshift.providers._loop import Relay, submit
 from gearshift.providers._versions import older
-from gearshift.providers._wire import Lines, as_count, as_utf8
+from gearshift.providers._wire import Lines, NotJSON, as_count, read_json
 from gearshift.schemas import (
     Chunk,
     ConnectionStatus,
@@ -88,10 +88,10 @@ class OllamaReader:
         if self._last is not None:
             raise self._broken("something after its end")
         try:
-            event = _decode(as_utf8(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+            event = read_json(line, _decode)
+        except NotJSON as wrong:
             raise self._broken(f"a line that cannot be read ({excerpt(str(wrong))})") from None
-        if event.error is not None:
+        if event.error:
             error = reported({"error": event.error})
             assert error is not None
             raise from_report(error, self._who)
@@ -281,8 +281,8 @@ class OllamaService(BaseLLMService):
 
 def _progress(line: bytes) -> PullProgress:
     try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        row = read_json(line)
+    except NotJSON:
         row = None
     if not isinstance(row, dict):
         raise ProtocolError("Ollama sent a line that cannot be read", hint="pull it again")

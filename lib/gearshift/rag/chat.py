@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gearshift.errors import ContextExceeded, GearshiftError
+from gearshift.errors import ContextExceeded, GearshiftError, Truncated
 from gearshift.providers import BaseLLMService, Fallback, Started
 from gearshift.providers._models import LEAST_CONTEXT, choose_model
 from gearshift.rag.citations import Citer, written_citations
@@ -25,6 +25,7 @@ from gearshift.schemas import (
     Answer,
     Chunk,
     Dropped,
+    FinishReason,
     GenerationRequest,
     Hit,
     SamplingParams,
@@ -103,6 +104,11 @@ async def write_answer(
             # The server counts otherwise than we estimated: once more with half of the room.
             await turn.stream(share=0.5)
         answer.timings.ended = time.monotonic()
+        if answer.finish_reason in (FinishReason.CONTENT_FILTER, FinishReason.TOOL_CALLS):
+            raise Truncated(
+                f"the model gave no whole answer ({answer.finish_reason})",
+                hint="ask otherwise, or another model",
+            )
         turn.notice_silent_cut()
         await turn.cite()
         answer.state = State.DONE

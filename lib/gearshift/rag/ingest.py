@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import queue
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -66,8 +67,12 @@ class _Ready:
 
 
 @lru_cache(maxsize=1)
-def _parser() -> Parser:
-    return Parser()
+def _parsers() -> queue.LifoQueue[Parser]:
+    """Two, so that a document that takes long holds one person up and not everybody."""
+    free: queue.LifoQueue[Parser] = queue.LifoQueue()
+    for _ in range(2):
+        free.put(Parser())
+    return free
 
 
 def ingest(
@@ -81,8 +86,8 @@ def ingest(
     Yields the fate of every file, in order of being settled. What was taken in before `cancelled`
     returns true stays.
     """
-    files = [file for path in paths for file in _files(Path(path))]
-    reads = ((str(file), lambda file=file: _read(file)) for file in files)
+    files = [file for path in paths for file in _files(os.fspath(path))]
+    reads = ((file, lambda file=file: _read(Path(file))) for file in files)
     yield from _take_in(reads, len(files), collection, progress, cancelled)
 
 
@@ -103,24 +108,24 @@ def ingest_all(
     return list(_take_in(reads, len(documents), collection, progress, lambda: False, embed))
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: str) -> Iterator[str]:
     """The file itself, or the files below a folder; hidden ones and links to folders left out.
 
     A folder that cannot be listed is yielded itself: reading it says why.
     """
     try:
-        is_folder = path.is_dir()
+        is_folder = Path(path).is_dir()
     except OSError:  # a name that no file can have
         is_folder = False
     if not is_folder:
         yield path
         return
-    closed: list[Path] = []
-    for folder, folders, names in os.walk(path, onerror=lambda e: closed.append(Path(e.filename))):
+    closed: list[str] = []
+    for folder, folders, names in os.walk(path, onerror=lambda e: closed.append(e.filename)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
-                yield Path(folder) / name
+                yield os.path.join(folder, name)
     yield from closed
 
 
@@ -165,7 +170,7 @@ def _take_in(
             break
         progress(done, total, name)
         done += 1
-        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         try:
             found = _prepare(name, read(), known, contents)
         except DocumentError as error:
@@ -179,6 +184,9 @@ def _take_in(
         if isinstance(found, DocumentOutcome):
             yield found
             continue
+        if any(ready.document.name == name for ready in batch):
+            yield from _commit(batch, collection, embed)  # one after the other, the last one stays
+            batch = []
         known[name] = found.document.digest
         contents.setdefault(found.document.digest, name)
         batch.append(found)
@@ -206,7 +214,11 @@ def _prepare(
     digest = hashlib.sha256(data).hexdigest()
     if known.get(name) == digest:
         return DocumentOutcome(name, Status.UNCHANGED, reason="it is in the collection already")
-    document, passages = _parser().read(name, data)
+    parser = _parsers().get()
+    try:
+        document, passages = parser.read(name, data)
+    finally:
+        _parsers().put(parser)
     notes = list(document.notes)
     status = Status.INDEXED
     if digest in contents and contents[digest] != name:

@@ -79,8 +79,10 @@ class Job:
         finally:
             if not self.answer.state.final:
                 self.answer.state = State.STOPPED
-            await asyncio.to_thread(self._save)
-            self._ended.set()
+            try:
+                await asyncio.to_thread(self._save)
+            finally:
+                self._ended.set()
 
     def _save(self) -> None:
         try:

@@ -21,7 +21,7 @@ from gearshift.schemas import Passage, StoredDocument
 MAX_BYTES = 25 * 1024 * 1024
 """The largest file."""
 SECONDS = 60.0
-"""Wall-clock time that one document may take, and as much again for each megabyte of it."""
+"""Wall-clock time that one document may take, and a third of it for each megabyte."""
 
 
 class Parser:
@@ -84,7 +84,7 @@ class Parser:
             head = {"name": name.encode("utf-8", "replace").decode(), "size": len(data)}
             child.stdin.write(json.dumps(head).encode() + b"\n" + data)
             child.stdin.flush()
-            line = self._answer(child, self._seconds * (1 + len(data) / 1e6))
+            line = self._answer(child, self._seconds * (1 + len(data) / 3e6))
         except OSError:
             line = b""
         if not line.endswith(b"\n"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ SPLITTER_VERSION = "2"
 """Changes whenever the same text would be split otherwise."""
 MAX_TOKENS = 230
 _BLOCK = 32_000  # characters
+_LONGEST = 2_000  # characters of a passage
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$|^(```|~~~)", re.MULTILINE)
 _MARKED_UP = {"md", "html", "docx"}
@@ -57,7 +58,7 @@ def split(document: StoredDocument) -> list[Passage]:
     pages = document.text.split("\f") if document.pages else [document.text]
     for number, page in enumerate(pages, 1):
         for offset, block in _blocks(page):
-            for within, text in _splitter(marked_up).chunk_indices(block):
+            for within, text in _pieces(_splitter(marked_up).chunk_indices(block)):
                 first = page_start + offset + within
                 above = bisect_right(starts, first)
                 passages.append(
@@ -89,6 +90,20 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
         yield start, text[start:cut]
         start = cut
     yield start, text[start:]
+
+
+def _pieces(chunks: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The chunks, those cut up that have few tokens and many characters.
+
+    To the tokenizer a run of more than 100 characters without a space is one unknown word, be it
+    an image in letters or a page of Thai.
+    """
+    for start, text in chunks:
+        while len(text) > _LONGEST:
+            cut = text.rfind(" ", _LONGEST // 2, _LONGEST) + 1 or _LONGEST
+            yield start, text[:cut]
+            start, text = start + cut, text[cut:]
+        yield start, text
 
 
 def _headings(text: str) -> tuple[list[int], list[tuple[str, ...]]]:

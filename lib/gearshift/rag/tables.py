@@ -214,8 +214,10 @@ class Tables:
         """Row ids and BM25 scores of the passages that share words with the query."""
         if not self._passages.list_indices():
             return []
+        # Within quotes it would be taken for a phrase, which needs another kind of index.
+        words = query.replace('"', " ")
         rows = (
-            self._passages.search(query, query_type="fts", fts_columns="search_text")
+            self._passages.search(words, query_type="fts", fts_columns="search_text")
             .select(["_score"])
             .with_row_id(True)
             .limit(limit)

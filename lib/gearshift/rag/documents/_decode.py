@@ -33,6 +33,8 @@ def decode(data: bytes, declared: str | None = None) -> tuple[str, str] | None:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return _damaged(data, encoding)
+    if b"\x1b$" in data and (found := _try(data, "iso2022_jp")):
+        return found
     if data[:_SAMPLE].count(0):
         return _without_mark(data)
     found = _try(data, "utf-8")
@@ -70,8 +72,13 @@ def _of_one_script(data: bytes) -> tuple[str, str] | None:
     in_runs = sum(map(len, re.findall(rb"[\x80-\xff]{3,}", sample)))
     if in_runs <= 0.5 * high:
         return data.decode("cp1252", "replace"), "cp1252"
-    best = from_bytes(data, cp_isolation=_OF_OTHER_SCRIPTS).best()
-    return (str(best), best.encoding) if best is not None else None
+    guesses = [
+        (str(guess), f"{guess.encoding} (a guess)")
+        for guess in from_bytes(data, cp_isolation=_OF_OTHER_SCRIPTS)
+    ]
+    # Hebrew read as Russian is all in capitals: that comes last.
+    guesses.sort(key=lambda guess: sum(map(str.isupper, guess[0])) > 0.5 * len(guess[0]))
+    return guesses[0] if guesses else None
 
 
 def _without_mark(data: bytes) -> tuple[str, str] | None:

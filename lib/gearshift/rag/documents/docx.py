@@ -17,6 +17,7 @@ _MAX_ENTRIES = 5_000
 _MAX_UNPACKED = 200_000_000  # bytes
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _WRAPPERS = {"sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag"}
+_NOT_SEEN = {"pPr", "rPr", "Fallback", "instrText", "delText", "moveFrom"}
 _SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 _MAX_RATIO = 200  # of unpacked to packed, for entries of more than a megabyte
 
@@ -50,6 +51,7 @@ def read(data: bytes) -> Parsed:
         )
     try:
         _check_size(data)
+        _check_kind(data)
         return _read(data)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError) as error:
         raise fail(
@@ -72,6 +74,16 @@ def _check_size(data: bytes) -> None:
             f"it unpacks to {unpacked / 1e6:,.0f} MB in {len(entries)} parts: a ZIP bomb?",
             "save its text as Markdown or plain text",
         )
+
+
+def _check_kind(data: bytes) -> None:
+    """Refuses relatives of DOCX that python-docx does not open, by their names."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        kinds = archive.read("[Content_Types].xml")
+        strict = b"purl.oclc.org/ooxml" in archive.read("_rels/.rels")
+    if strict or b"macroEnabled" in kinds or b"wordprocessingml.template" in kinds:
+        what = "in the strict form of Open XML" if strict else "a template or has macros"
+        raise fail(Reason.UNSUPPORTED, f"it is {what}", "save it as Word Document (.docx)")
 
 
 def _read(data: bytes) -> Parsed:
@@ -162,7 +174,7 @@ class _Reader:
                 self.hidden += 1
             elif name == "txbxContent":
                 yield "\n" + "\n".join(self.blocks(child)) + "\n"
-            elif name not in ("pPr", "rPr", "Fallback", "instrText", "delText"):
+            elif name not in _NOT_SEEN:
                 yield from self._pieces(child)
 
     def _style(self, paragraph: Any) -> str:

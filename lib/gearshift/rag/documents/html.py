@@ -15,14 +15,16 @@ KIND = "html"
 SUFFIXES = (".html", ".htm", ".xhtml")
 
 _BEGINS = re.compile(
-    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<(!doctype\s+html|html|head|body)\b",
+    re.I | re.S,
 )
-_DECLARED = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.I)
+_DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.I)
 _UNSEEN = ["script", "style", "noscript", "template", "head", "svg", "iframe", "object", "nav"]
 _HIDDEN = re.compile(
-    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])|opacity\s*:\s*0(?![.\d])",
+    r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])|(?<![-\w])opacity\s*:\s*0(?![.\d])",
     re.I,
 )
+_END_OF_PRE = object()
 _BLOCKS = {
     "p", "div", "section", "article", "main", "header", "footer", "aside", "ul", "ol", "table",
     "blockquote", "pre", "figure", "form", "dl", "dt", "dd", "tr", "br", "hr", "h1", "h2", "h3",
@@ -82,6 +84,8 @@ def _text(data: bytes, notes: list[str]) -> str:
         raise fail(Reason.CORRUPT, "it is not text in any encoding that we know")
     if declared is not None and not found[1].startswith(names.get(declared, declared)):
         notes.append(f"it declares to be {declared}, and was read as {found[1]}")
+    elif declared is None and not found[1].startswith("utf-8"):
+        notes.append(f"read as {found[1]}")
     return found[0]
 
 
@@ -89,17 +93,22 @@ def _pieces(soup: Tag) -> list[str]:
     """Text in reading order. Walks without recursion: pages nest thousands deep on purpose."""
     out: list[str] = []
     stack: list[object] = [soup]
+    in_pre = 0
     while stack:
         item = stack.pop()
-        if isinstance(item, str) and not isinstance(item, NavigableString):
+        if item is _END_OF_PRE:
+            in_pre -= 1
+        elif isinstance(item, str) and not isinstance(item, NavigableString):
             out.append(item)
         elif isinstance(item, PreformattedString):
             continue  # comments, doctypes
         elif isinstance(item, NavigableString):
-            in_pre = item.find_parent("pre") is not None
             out.append(str(item) if in_pre else re.sub(r"\s+", " ", str(item)))
         elif isinstance(item, Tag):
             before, after = _around(item)
+            if item.name == "pre":
+                in_pre += 1
+                stack.append(_END_OF_PRE)
             stack.append(after)
             stack.extend(reversed(list(item.children)))
             stack.append(before)

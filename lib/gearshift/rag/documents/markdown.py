@@ -11,6 +11,12 @@ KIND = "md"
 SUFFIXES = (".md", ".markdown", ".mdx")
 
 
+_IMAGE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]{100,}")
+_HEADING = re.compile(r"^#{1,2}\s+(.+?)\s*#*\s*$", re.MULTILINE)
+# Front matter and code, whose comments look like headings.
+_NO_HEADINGS = re.compile(r"\A---\n.*?\n---\n|^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
+
+
 def recognises(data: bytes, suffix: str) -> bool:
     """Whether these bytes are of this format; the name\'s ending decides where bytes cannot."""
     return suffix in SUFFIXES and text.recognises(data, suffix)
@@ -23,6 +29,9 @@ def read(data: bytes) -> Parsed:
         DocumentError: it cannot be read.
     """
     parsed = text.read(data, KIND)
-    heading = re.search(r"^#{1,2}\s+(.+?)\s*#*\s*$", parsed.text, re.MULTILINE)
+    parsed.text, images = _IMAGE.subn("(inline image)", parsed.text)
+    if images:
+        parsed.notes.append(f"{images} inline image{'s' if images > 1 else ''} left out")
+    heading = _HEADING.search(_NO_HEADINGS.sub("", parsed.text))
     parsed.title = heading[1] if heading else None
     return parsed

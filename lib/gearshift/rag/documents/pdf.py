@@ -6,6 +6,7 @@ import pypdfium2
 from pypdfium2 import raw
 
 from gearshift.rag.documents._base import MAX_TEXT, Parsed, Reason, clean, fail
+from gearshift.rag.documents._decode import decode
 
 KIND = "pdf"
 SUFFIXES = (".pdf",)
@@ -13,7 +14,11 @@ SUFFIXES = (".pdf",)
 
 def recognises(data: bytes, suffix: str) -> bool:
     """Whether these bytes are of this format; the name\'s ending decides where bytes cannot."""
-    return b"%PDF-" in data[:1024]  # readers accept rubbish in front of it
+    before, mark, _ = data[:1024].partition(b"%PDF-")
+    if not mark:
+        return False
+    # Readers accept rubbish in front of it; but a text may also speak of it.
+    return not before.strip(b"\xef\xbb\xbf \r\n\t") or suffix in SUFFIXES or decode(data) is None
 
 
 def read(data: bytes) -> Parsed:
@@ -36,9 +41,15 @@ def read(data: bytes) -> Parsed:
         ) from None
     notes: list[str] = []
     pages, size, unread = [], 0, 0
+    is_form = pdf.get_formtype() != raw.FORMTYPE_NONE
+    if is_form:
+        pdf.init_forms()
     for number in range(len(pdf)):
         try:
             page = pdf[number]
+            if is_form:  # what was filled in becomes part of the page when it is opened again
+                raw.FPDFPage_Flatten(page.raw, raw.FLAT_NORMALDISPLAY)
+                page = pdf[number]
             text = page.get_textpage().get_text_bounded()
         except pypdfium2.PdfiumError:
             text, unread = "", unread + 1
