@@ -60,7 +60,9 @@ async def test_it_lists_models_and_says_that_it_is_ready(service):
 
 
 async def test_a_stream_ends_with_one_proof(service):
-    chunks = [c async for c in service.generate_stream(prompt="Count.", max_tokens=5)]
+    chunks = [
+        c async for c in service.generate_stream(prompt="Count.", max_tokens=5, temperature=0)
+    ]
     assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].finish_reason is FinishReason.LENGTH
     assert chunks[-1].usage.completion_tokens
@@ -83,23 +85,23 @@ async def test_a_prompt_that_is_too_long_is_said_to_be(service):
 
 
 async def test_leaving_a_stream_leaves_nothing_behind(service):
-    stream = service.generate_stream("Tell me a long story.", max_tokens=20)
+    stream = service.generate_stream("Tell me a long story.", max_tokens=20, temperature=0)
     async for _ in stream:
         break
     await stream.aclose()
-    assert str(await service.generate("Hi.", max_tokens=2))
+    assert str(await service.generate("Hi.", max_tokens=4, temperature=0))
 
 
 def test_threads_and_loops_use_one_service_at_once(service):
     answers = []
 
     def ask():
-        answers.append(asyncio.run(service.generate("Hi.", max_tokens=2)).text)
+        answers.append(asyncio.run(service.generate("Hi.", max_tokens=4, temperature=0)).text)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    answers.append(run(service.generate("Hi.", max_tokens=2)).text)
+    answers.append(run(service.generate("Hi.", max_tokens=4, temperature=0)).text)
     for thread in threads:
         thread.join()
     assert len(answers) == 4

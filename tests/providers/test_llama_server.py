@@ -40,7 +40,9 @@ def gone(pid, seconds=5.0):
 
 
 async def test_ten_at_once_are_all_answered(service):
-    asked = [service.generate(f"Say the number {i}.", max_tokens=8) for i in range(10)]
+    asked = [
+        service.generate(f"Say the number {i}.", max_tokens=8, temperature=0) for i in range(10)
+    ]
     answers = await asyncio.gather(*asked)
     assert all(answer.text for answer in answers)
 
@@ -63,14 +65,14 @@ async def test_a_killed_child_breaks_its_answer_off_and_is_started_again(service
         async for _ in stream:
             pass
     assert caught.value.partial
-    assert (await service.generate("Hi.", max_tokens=2)).text
+    assert (await service.generate("Hi.", max_tokens=4, temperature=0)).text
 
 
 def test_it_is_ended_when_nobody_asks(service, monkeypatch):
     monkeypatch.setattr(_llama_server, "_IDLE_LIMIT", 0.2)
-    run(service.generate("Hi.", max_tokens=2))
+    run(service.generate("Hi.", max_tokens=4, temperature=0))
     assert gone(child(service).pid) if child(service) else True
-    assert run(service.generate("Hi.", max_tokens=2)).text
+    assert run(service.generate("Hi.", max_tokens=4, temperature=0)).text
 
 
 def test_it_dies_with_its_parent(home):
