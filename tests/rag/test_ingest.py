@@ -2,6 +2,8 @@
 
 import io
 import os
+import threading
+import time
 import zipfile
 
 import docx
@@ -264,6 +266,27 @@ def test_a_parser_that_hangs_is_ended_and_the_next_document_is_read():
     parser._child.wait()
     assert parser.read("a.md", MARKDOWN)[0].kind == "md"
     parser.close()
+
+
+def test_a_parser_that_is_closed_at_its_work_says_so_and_reads_the_next(parser):
+    at_work = Parser()
+    found = []
+
+    def read():
+        try:
+            at_work.read("long.txt", b"words and more words. " * 500_000)
+        except DocumentError as error:
+            found.append(error.kind)
+
+    for _ in range(5):
+        reader = threading.Thread(target=read)
+        reader.start()
+        time.sleep(0.2)  # the end of a process comes from its main thread, whatever the others do
+        at_work.close()
+        reader.join()
+    assert found == ["limits"] * 5
+    assert at_work.read("a.txt", b"Short.")[0].kind == "text"
+    at_work.close()
 
 
 def test_html_that_nests_deeply_is_read(parser):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 from gearshift.errors import DocumentError
 from gearshift.rag.documents._base import Reason, fail
@@ -59,33 +60,38 @@ class Parser:
         return document, passages
 
     def close(self) -> None:
-        """Ends the child; the next document starts another."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            for pipe in (self._child.stdin, self._child.stdout):
-                if pipe is not None:
+        """Ends the child; the next document starts another.
+
+        Safe while another thread reads: the end of the process ends a child at its work.
+        """
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not sent yet has no reader any more
                     pipe.close()
-            self._child = None
 
     def _ask(self, name: str, data: bytes) -> bytes:
-        if self._child is None or self._child.poll() is not None:
+        child = self._child
+        if child is None or child.poll() is not None:
             self.close()
-            self._child = subprocess.Popen(
+            child = self._child = subprocess.Popen(
                 [sys.executable, "-m", "gearshift.rag._parser_child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
-        child = self._child
         assert child.stdin is not None
         try:
             head = {"name": name.encode("utf-8", "replace").decode(), "size": len(data)}
             child.stdin.write(json.dumps(head).encode() + b"\n" + data)
             child.stdin.flush()
             line = self._answer(child, self._seconds * (1 + len(data) / 3e6))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: its pipes were closed from another thread
             line = b""
         if not line.endswith(b"\n"):
             self.close()
