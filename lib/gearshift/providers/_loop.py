@@ -13,7 +13,7 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -52,6 +52,16 @@ class _Moderated(selectors.DefaultSelector):
         return events
 
 
+class _Threads(ThreadPoolExecutor):
+    """Cancels whoever wants a thread when the process already ends: there are no new ones then."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            raise asyncio.CancelledError from None
+
+
 def background_loop() -> asyncio.AbstractEventLoop:
     """The loop; its daemon thread is started on first use."""
     global _loop
@@ -59,7 +69,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
         if _loop is None:
             _loop = asyncio.SelectorEventLoop(_Moderated())
             # Searches run in these; one whose embedder hangs must not keep other people's waiting.
-            _loop.set_default_executor(ThreadPoolExecutor(_THREADS, "gearshift"))
+            _loop.set_default_executor(_Threads(_THREADS, "gearshift"))
             threading.Thread(target=_loop.run_forever, name="gearshift-loop", daemon=True).start()
         return _loop
 
