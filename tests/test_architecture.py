@@ -8,7 +8,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIB = ROOT / "lib" / "gearshift"
-ORDER = ["errors", "schemas", "data", "settings", "logs", "providers", "rag", "cli"]
+ORDER = [
+    "errors",
+    "schemas",
+    "data",
+    "settings",
+    "logs",
+    "providers",
+    "rag",
+    "gpu",
+    "engine",
+    "cli",
+]
 """Each part imports only what stands before it."""
 
 MODULES = sorted(LIB.rglob("*.py"))

@@ -11,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from gearshift.cli import app
+from gearshift.gpu import GPUs
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import load_settings
 from places import free_port
 from scripted_server import ndjson, ollama, sse, vllm
+from stand_in import end_stand_in, stand_in, stand_in_processes
 
 NOTES = "# Harbour\n\nThe harbour master of Gullhaven is Ottoline Brandt. She has two cats.\n"
 ASK_KEYS = {
@@ -275,3 +277,116 @@ def test_nothing_listens_is_said_in_words(gearshift, monkeypatch):
     monkeypatch.setenv("OLLAMA_BASE_URL", f"http://127.0.0.1:{port}")
     rows = {row["name"]: row for row in gearshift("providers")[1]["providers"]}
     assert str(port) in rows["ollama"]["detail"]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch, tmp_path):
+    """A machine without a GPU, and without the Hub."""
+    monkeypatch.setattr("gearshift.gpu.look", lambda: GPUs(problem="there is no driver"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+SERVE_KEYS = {"name", "command", "environment", "checks", "pid", "url", "log", "state"}
+
+
+def test_serve_shows_what_it_would_do(gearshift, no_gpu, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_plantedsecret123")
+    status, record, _ = gearshift(
+        "serve", "mistral", 2, 2, "--port", 9001, "--profile", "throughput", "--dry-run"
+    )
+    assert status == 0
+    assert record.keys() >= SERVE_KEYS
+    command = record["command"]
+    assert command[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", command[4]]
+    assert {"--tensor-parallel-size=2", "--port=9001", "--max-num-seqs=256"} <= set(command)
+    assert "mistral" in command[command.index("--served-model-name") :]
+    assert record["environment"]["HF_TOKEN"] == "(hidden)"
+    assert "planted" not in json.dumps(record)
+    assert {check["status"] for check in record["checks"]} <= {"passed", "refused", "unknown"}
+    assert record["pid"] is None
+    assert record["url"] == "http://localhost:9001"
+
+
+def test_serve_takes_its_defaults_from_the_settings(gearshift, no_gpu, monkeypatch):
+    monkeypatch.setenv("VLLM_GPU_COUNT", "4")
+    monkeypatch.setenv("VLLM_TENSOR_PARALLEL_SIZE", "2")
+    load_settings.cache_clear()
+    _, record, _ = gearshift("serve", "mistral", "--dry-run")
+    assert "--tensor-parallel-size=2" in record["command"]
+    port = load_settings().vllm_base_url.rpartition(":")[2]
+    assert f"--port={port}" in record["command"]
+    _, record, _ = gearshift("serve", "mistral", "--gpus", "1,3", "--dry-run")
+    assert "--tensor-parallel-size=2" in record["command"]
+    assert record["environment"]["CUDA_VISIBLE_DEVICES"] == "1,3"
+    gpus = next(check for check in record["checks"] if check["name"] == "gpus")
+    assert gpus["status"] == "unknown"  # no driver to ask
+
+
+def test_an_impossible_tensor_parallel_size_is_refused_in_under_a_second(gearshift, no_gpu):
+    began = time.monotonic()
+    status, record, stderr = gearshift("serve", "HuggingFaceTB/SmolLM2-135M-Instruct", 2, 2)
+    assert time.monotonic() - began < 1.0
+    assert status == 1
+    assert record["error"]["kind"] == "refused"
+    assert "1, 3" in record["error"]["hint"]
+    assert record.keys() >= SERVE_KEYS
+    assert record["state"] == "failed"
+    assert "9 attention heads" in stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--", "-x"),
+        ("serve", "a b"),
+        ("serve", "/nowhere/at/all"),
+        ("serve", "mistral", "4", "3"),
+        ("serve", "mistral", "--gpus", "one"),
+        ("serve", "mistral", "--dtype=--trust-remote-code"),
+        ("stop", "nobody"),
+        ("logs", "nobody"),
+        ("engine", "check"),
+    ],
+)
+def test_what_servers_cannot_do_is_said(gearshift, no_gpu, arguments):
+    if "--" in arguments:
+        found = CliRunner().invoke(app, ["serve", "--json", *arguments[1:]])
+        assert found.exit_code == 1
+        return
+    status, record, stderr = gearshift(*arguments)
+    assert status == 1
+    assert record["error"]["message"]
+    assert record["error"]["hint"]
+    assert stderr
+
+
+def test_servers_are_listed(gearshift):
+    for command in ("status", "stop", "logs"):
+        assert gearshift(command) == (0, {"servers": []}, "")
+
+
+def test_a_server_is_served_shown_and_stopped(gearshift, no_gpu, monkeypatch, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_attention_heads": 8}')
+    (folder / "model.safetensors").write_bytes(b"x")
+    python = stand_in(tmp_path / "stand-in")
+    monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(python))
+    load_settings.cache_clear()
+    port = free_port()
+    try:
+        status, record, _ = gearshift("serve", folder, "--port", port)
+        assert (status, record["state"]) == (0, "ready")
+        assert record["command"][0] == str(python)
+        again = gearshift("serve", folder, "--port", port)[1]
+        assert (again["pid"], again["state"]) == (record["pid"], "ready")
+        (row,) = gearshift("status")[1]["servers"]
+        assert row["name"] == record["name"]
+        text = CliRunner().invoke(app, ["logs", record["name"]]).stdout
+        assert "Application startup complete" in text
+        status, ended, _ = gearshift("stop", record["name"])
+        assert (status, ended["servers"][0]["state"]) == (0, "stopped")
+        assert stand_in_processes(tmp_path / "stand-in") == {}
+    finally:
+        end_stand_in(tmp_path / "stand-in")

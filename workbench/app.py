@@ -30,6 +30,7 @@ st.navigation(
     [
         st.Page("pages/chat.py", title="Chat", icon=":material/forum:", default=True),
         st.Page("pages/documents.py", title="Documents", icon=":material/description:"),
+        st.Page("pages/servers.py", title="Servers", icon=":material/dns:"),
     ]
 ).run()
 warm.up()

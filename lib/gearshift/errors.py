@@ -16,6 +16,7 @@ GearshiftError
 │   ├── Rejected          the server refuses this request (other 4xx)      kind: rejected
 │   └── ServerFailed      the server reports a failure of its own          kind: server
 ├── DocumentError         a document cannot be taken in                    kind: its reason's slug
+├── EngineError           a vLLM server or its environment              kind: its reason's slug
 └── IndexFault            the index is damaged or busy                    kind: index
     └── IndexMismatch     it was made by another embedder or splitter      kind: index_mismatch
 
@@ -144,6 +145,14 @@ class ServerFailed(ProviderError):
 
 class DocumentError(GearshiftError):
     """A document cannot be taken in; `kind` is the reason's slug (`empty`, `needs_password` …)."""
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+
+
+class EngineError(GearshiftError):
+    """A vLLM server or its environment; `kind` is the reason's slug (`port_taken`, `start` …)."""
 
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)

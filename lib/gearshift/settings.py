@@ -112,12 +112,17 @@ class Settings(BaseSettings):
 
     home: Path = Path("~/.gearshift")
     allow_remote: bool = False
-    vllm_api_key: SecretStr | None = None
+    vllm_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("GEARSHIFT_VLLM_API_KEY", "VLLM_API_KEY")
+    )
+    vllm_python: Path | None = None
+    hf_token: SecretStr | None = Field(None, validation_alias=_guide("HF_TOKEN"))
     proxy: BaseURL | None = None
     connect_timeout: Seconds = 5.0
     first_token_timeout: Seconds = 120.0
     progress_timeout: Seconds = 30.0
     total_timeout: Seconds = 600.0
+    start_timeout: Seconds = 300.0
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
@@ -145,6 +150,59 @@ class Settings(BaseSettings):
     def log_that_they_are_good(self) -> None:
         """The line that the guide tells people to look for."""
         log.info("Security settings validation passed (LLM Provider: %s)", self.llm_provider)
+
+
+_MEANT_FOR_CHILDREN = re.compile(
+    r"(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|TERM|XDG_.*|LD_LIBRARY_PATH|"
+    r"LD_PRELOAD|(HTTPS?|NO|ALL|FTP)_PROXY|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|"
+    r"HF_.*|HUGGING_?FACE_.*|TRANSFORMERS_.*|CUDA_.*|NVIDIA_.*|NCCL_.*|GLOO_.*|TP_SOCKET_.*|"
+    r"TORCH.*|PYTORCH_.*|TRITON_.*|OMP_.*|MKL_.*|KMP_.*|OPENBLAS_.*|RAY_.*|VLLM_.*|UV_.*|"
+    r"PIP_FIND_LINKS|PIP_CERT|CC|CXX)",
+    re.IGNORECASE,
+)
+_NOT_FOR_VLLM = {
+    "VLLM_BASE_URL",
+    "VLLM_MODEL_PATH",
+    "VLLM_GPU_COUNT",
+    "VLLM_TENSOR_PARALLEL_SIZE",
+    "VLLM_API_KEY",  # given on purpose, from `vllm_api_key`
+    "VLLM_SERVER_DEV_MODE",  # opens endpoints that no key protects
+}
+
+
+def environment_for_vllm() -> dict[str, str]:
+    """What a vLLM process inherits of our environment: what is meant for it, and nothing else.
+
+    `HF_TOKEN` is among it; our own `VLLM_*` names, which vLLM would take for its own, are not.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if _MEANT_FOR_CHILDREN.fullmatch(name) and name.upper() not in _NOT_FOR_VLLM
+    }
+
+
+def port_of(url: str) -> int:
+    """The port that a base URL means."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def hub_cache() -> Path:
+    """Where the Hub's client keeps what it has downloaded."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    home = os.environ.get("HF_HOME")
+    base = (
+        Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    return base.expanduser() / "hub"
+
+
+def hub_endpoint() -> str:
+    """Where the Hub, or a mirror of it, is."""
+    address = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    return address if address.startswith(("http://", "https://")) else "https://huggingface.co"
 
 
 def variable_name(field: str) -> str:

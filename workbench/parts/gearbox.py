@@ -39,6 +39,8 @@ def gearbox() -> None:
     look = looks[chosen]
     if not look.status.ready:
         st.caption(plain(look.status.detail))
+        if chosen == "vllm":
+            st.page_link("pages/servers.py", label="Start one", icon=":material/dns:")
     models = [model.name for model in look.models]
     picked = st.session_state.setdefault("models", {}).get(chosen)
     options = [ANY, *models]

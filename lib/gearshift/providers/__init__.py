@@ -4,6 +4,7 @@ from gearshift.providers._base import BaseLLMService
 from gearshift.providers._factory import LLMServiceFactory
 from gearshift.providers._fallback import Failure, Fallback, Started, breaker, chain
 from gearshift.providers._loop import background_loop, on_loop, run, submit
+from gearshift.providers._model_map import counterparts
 from gearshift.providers._watch import Look, Watch
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "background_loop",
     "breaker",
     "chain",
+    "counterparts",
     "on_loop",
     "run",
     "submit",

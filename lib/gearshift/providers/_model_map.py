@@ -11,10 +11,16 @@ from gearshift.schemas import ModelInfo
 
 
 @lru_cache(maxsize=1)
+def _rows() -> list[dict[str, list[str]]]:
+    """For each model its names: Ollama's tags and the Hub's ids."""
+    rows: list[dict[str, list[str]]] = json.loads((DATA / "model-map.json").read_text("utf-8"))
+    return rows
+
+
+@lru_cache(maxsize=1)
 def _names() -> list[set[str]]:
-    """For each model all its names, in lower case: Ollama's tags and the Hub's ids."""
-    rows = json.loads((DATA / "model-map.json").read_text("utf-8"))
-    return [{name.lower() for name in row["ollama"] + row["hub"]} for row in rows]
+    """For each model all its names, in lower case."""
+    return [{name.lower() for name in row["ollama"] + row["hub"]} for row in _rows()]
 
 
 def _bare(name: str) -> str:
@@ -37,6 +43,14 @@ def same_model(offered: str, wanted: str) -> bool:
         )
         for names in _names()
     )
+
+
+def counterparts(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ollama's names and the Hub's ids of the model, as the model map writes them; maybe none."""
+    for row in _rows():
+        if any(_bare(known) == _bare(name) for known in row["ollama"] + row["hub"]):
+            return tuple(row["ollama"]), tuple(row["hub"])
+    return (), ()
 
 
 def pick(models: Sequence[ModelInfo], asked: str | None, default: str) -> str | None:

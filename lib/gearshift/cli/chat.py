@@ -1,42 +1,24 @@
-"""`gearshift …`: the command line. Thin: each command is one function over the library.
-
-With `--json` a command prints one JSON object to stdout and nothing else there. Exit status: 0
-done, 1 failed (`error` in the JSON; reason and next step on stderr), 2 wrong usage.
-"""
+"""`gearshift ask · ingest · search · …`: answers from documents, by one provider or another."""
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from gearshift import __version__, logs
+from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
 from gearshift.providers import BaseLLMService, LLMServiceFactory, Watch, chain, run
-from gearshift.settings import PROVIDERS, load_settings, save_setting
+from gearshift.settings import PROVIDERS, save_setting
 
-app = typer.Typer(
-    help="A RAG workbench that runs on Ollama and shifts to vLLM.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+app = typer.Typer()
 
 _PATIENCE = 2.0  # seconds that `providers` waits
 
-JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 CollectionName = Annotated[
     str | None, typer.Option("--collection", "-c", help="A named collection of documents.")
 ]
@@ -46,45 +28,6 @@ def _known_provider(name: str | None) -> str | None:
     if name is not None and name.lower() not in PROVIDERS:
         raise typer.BadParameter(f"choose one of {', '.join(PROVIDERS)}")
     return name and name.lower()
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
-
-
-def _fail(error: GearshiftError, as_json: bool) -> NoReturn:
-    if as_json:
-        _print_json({"error": error.as_dict()})
-    err.print(f"gearshift: {error.message}", style="red", markup=False)
-    if error.hint:
-        err.print(f"  next: {error.hint}", markup=False)
-    raise typer.Exit(1)
-
-
-@contextmanager
-def _reporting(as_json: bool) -> Iterator[None]:
-    """Turns every failure into the contract's form; nothing ends in a traceback."""
-    try:
-        logs.configure(load_settings(), console=False)
-        yield
-    except typer.Exit:
-        raise
-    except GearshiftError as error:
-        _fail(error, as_json)
-    except KeyboardInterrupt:
-        err.print("stopped")
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise typer.Exit(1) from None
-    except Exception as bug:
-        logging.getLogger(__name__).exception("unexpected")
-        where = load_settings().home_dir / "logs" / "gearshift.log"
-        _fail(
-            GearshiftError(
-                f"unexpected {type(bug).__name__}: {bug}", hint=f"please report it; see {where}"
-            ),
-            as_json,
-        )
 
 
 def _service(name: str) -> BaseLLMService:
@@ -109,7 +52,7 @@ def ask(
     from gearshift.rag.conversations import Conversation
     from gearshift.rag.library import to_ask
 
-    with _reporting(as_json):
+    with reporting(as_json):
         if not question.strip():
             raise GearshiftError("the question is empty", hint='gearshift ask "How …?"')
         services = chain(provider or LLMServiceFactory.active(), _service, not no_fallback)
@@ -133,9 +76,9 @@ def ask(
                 if why == answer.error["message"]:
                     continue
                 err.print(f"{name} did not answer: {why}", style="yellow", markup=False)
-            _fail(_as_error(answer.error), as_json)
+            fail(_as_error(answer.error), as_json)
         if as_json:
-            _print_json(record)
+            print_json(record)
         else:
             _show_sources(record)
 
@@ -239,7 +182,7 @@ def ingest(
     from gearshift.rag.ingest import OK_STATUSES
     from gearshift.rag.ingest import ingest as take_in
 
-    with _reporting(as_json):
+    with reporting(as_json):
         target = library.collection(collection or library.DEFAULT, embedder)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
@@ -259,7 +202,7 @@ def ingest(
             for outcome in outcomes
         ]
         if as_json:
-            _print_json({"documents": rows})
+            print_json({"documents": rows})
         else:
             for row in rows:
                 reason = f": {row['reason']}" if row["reason"] else ""
@@ -279,12 +222,12 @@ def rebuild(
     """Make a collection's index anew from its stored texts."""
     from gearshift.rag import library
 
-    with _reporting(as_json):
+    with reporting(as_json):
         made = library.rebuild(collection or library.DEFAULT, embedder)
         count = len(made.documents())
         used = made.embedder.fingerprint.name
         if as_json:
-            _print_json({"collection": made.name, "documents": count, "embedder": used})
+            print_json({"collection": made.name, "documents": count, "embedder": used})
         else:
             out.print(f"{made.name}: {count} documents, embedded by {used}", markup=False)
 
@@ -299,7 +242,7 @@ def search(
     """Find passages."""
     from gearshift.rag.library import to_ask
 
-    with _reporting(as_json):
+    with reporting(as_json):
         hits = to_ask(collection).search(query, k)
         rows: list[dict[str, Any]] = [
             {
@@ -313,7 +256,7 @@ def search(
             for hit in hits
         ]
         if as_json:
-            _print_json({"hits": rows})
+            print_json({"hits": rows})
             return
         for row in rows:
             place = " › ".join([row["document"], *row["heading"]])
@@ -324,7 +267,7 @@ def search(
 @app.command()
 def providers(as_json: JSON = False) -> None:
     """Show which providers can answer."""
-    with _reporting(as_json):
+    with reporting(as_json):
         services = [_service(name) for name in PROVIDERS]
         rows: list[dict[str, Any]] = [
             {
@@ -339,7 +282,7 @@ def providers(as_json: JSON = False) -> None:
         ]
         active = LLMServiceFactory.active()
         if as_json:
-            _print_json({"providers": rows, "active": active})
+            print_json({"providers": rows, "active": active})
             return
         table = Table("", "provider", "state", "models", "detail")
         for row in rows:
@@ -358,7 +301,7 @@ def switch(
     provider: Annotated[str, typer.Argument(callback=_known_provider)], as_json: JSON = False
 ) -> None:
     """Make a provider the default: writes LLM_PROVIDER into .env."""
-    with _reporting(as_json):
+    with reporting(as_json):
         previous = LLMServiceFactory.active()
         name = LLMServiceFactory.switch(provider).name
         if not save_setting("LLM_PROVIDER", name):
@@ -368,26 +311,6 @@ def switch(
                 hint="unset LLM_PROVIDER in the environment",
             )
         if as_json:
-            _print_json({"active": name, "previous": previous})
+            print_json({"active": name, "previous": previous})
         else:
             out.print(f"{previous} → {name}")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        out.print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _gearshift(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-def main() -> None:
-    """The entry point of `gearshift`."""
-    app()

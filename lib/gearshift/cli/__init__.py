@@ -1,0 +1,46 @@
+"""`gearshift …`: the command line. Thin: each command is one function over the library.
+
+With `--json` a command prints one JSON object to stdout and nothing else there. Exit status: 0
+done, 1 failed (`error` in the JSON; reason and next step on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gearshift import __version__
+from gearshift.cli import chat, engine, servers
+from gearshift.cli._report import out
+
+app = typer.Typer(
+    help="A RAG workbench that runs on Ollama and shifts to vLLM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for part in (chat.app, servers.app):
+    app.registered_commands += part.registered_commands
+app.add_typer(engine.app, name="engine")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _gearshift(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point of `gearshift`."""
+    app()

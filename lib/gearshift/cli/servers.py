@@ -1,0 +1,282 @@
+"""`gearshift serve · status · logs · stop`: vLLM servers on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.status import Status as Spinner
+from rich.table import Table
+
+from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
+from gearshift.engine.checks import Check, Status, run_checks
+from gearshift.engine.export import as_shell, ray_lines, systemd_unit
+from gearshift.engine.launch import config_yaml
+from gearshift.engine.profiles import PROFILES
+from gearshift.engine.records import LIVING, Record, State
+from gearshift.errors import EngineError
+from gearshift.settings import load_settings
+
+app = typer.Typer()
+
+
+def row(record: Record) -> dict[str, Any]:
+    """A server as `status`, `logs` and `stop` show it."""
+    return {
+        "name": record.name,
+        "state": record.state,
+        "pid": record.process.pid if record.process else None,
+        "url": record.url,
+        "model": record.model,
+        "log": str(record.log),
+        "stage": record.stage,
+        "progress": record.progress,
+        "restarts": record.restarts,
+        "failure": record.failure.model_dump() if record.failure else None,
+    }
+
+
+def _start_row(record: Record, checks: list[Check]) -> dict[str, Any]:
+    found = [
+        {"name": c.name, "status": c.status, "message": c.message, "hint": c.hint} for c in checks
+    ]
+    extra = {"command": record.command, "environment": record.environment, "checks": found}
+    return row(record) | extra
+
+
+def _pairs(values: list[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [value.partition("=") for value in values]
+    if any(not path for _, _, path in pairs):
+        raise typer.BadParameter("write an adapter as NAME=FOLDER")
+    return tuple((name, str(Path(path).expanduser().absolute())) for name, _, path in pairs)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.expanduser().absolute()) if path else None
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A Hub id, a folder, or an Ollama name.")],
+    gpu_count: Annotated[
+        int | None, typer.Argument(metavar="[GPUS]", min=1, max=64, help="How many GPUs.")
+    ] = None,
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Argument(metavar="[TP]", min=1, max=64, help="How many of them share each layer."),
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="Which: indexes, GPU-… or MIG-… ids, by commas.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: that of VLLM_BASE_URL.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help=f"{' or '.join(PROFILES)}.")] = None,
+    pipeline_parallel: Annotated[int | None, typer.Option(min=1, help="Stages of layers.")] = None,
+    executor: Annotated[str | None, typer.Option(help="mp, or ray over machines.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, for --executor ray.")] = 1,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(help="Share of each GPU's memory, 0 to 1.")
+    ] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest context.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option(min=1, help="Answers at once.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option(min=1, help="Per step.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16.")] = None,
+    kv_cache_dtype: Annotated[str | None, typer.Option(help="Such as fp8.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="Such as awq.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter.")] = None,
+    tools: Annotated[bool, typer.Option("--tools", help="Let the model call tools.")] = False,
+    tool_parser: Annotated[str | None, typer.Option(help="How it writes tool calls.")] = None,
+    reasoning_parser: Annotated[str | None, typer.Option(help="How it writes thoughts.")] = None,
+    runner: Annotated[str | None, typer.Option(help="pooling, for embeddings.")] = None,
+    enforce_eager: Annotated[
+        bool | None, typer.Option("--enforce-eager/--compile", help="Do not compile.")
+    ] = None,
+    docker: Annotated[bool, typer.Option("--docker", help="In a container.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Again when it dies.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
+    export: Annotated[
+        str | None, typer.Option(help="With --dry-run: yaml or systemd, printed alone.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Start a vLLM server and leave it running."""
+    from gearshift.engine import servers
+    from gearshift.engine.start import Wish, prepare
+
+    if export not in (None, "yaml", "systemd"):
+        raise typer.BadParameter("choose yaml or systemd", param_hint="--export")
+    if profile is not None and profile not in PROFILES:
+        raise typer.BadParameter(f"choose {' or '.join(PROFILES)}", param_hint="--profile")
+    choices = {
+        "pipeline_parallel": pipeline_parallel,
+        "executor": executor,
+        "memory_utilization": gpu_memory_utilization,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "dtype": dtype,
+        "kv_cache_dtype": kv_cache_dtype,
+        "quantization": quantization,
+        "chat_template": _absolute(chat_template),
+        "loras": _pairs(lora or []) or None,
+        "tool_parser": tool_parser,
+        "reasoning_parser": reasoning_parser,
+        "runner": runner,
+        "enforce_eager": enforce_eager,
+    }
+    named = tuple(part.strip() for part in gpus.split(",")) if gpus else ()
+    wish = Wish(
+        model, gpu_count, tensor_parallel, named, port, profile, tools, docker, restart, choices
+    )
+    with reporting(as_json):
+        settings = load_settings()
+        start = prepare(wish, settings)
+        record = start.record
+        if dry_run:
+            checks = run_checks(start.plan)
+            record = record.model_copy(update={"state": State.STOPPED})
+            if as_json:
+                print_json(_start_row(record, checks))
+            elif export == "yaml":
+                out.print(config_yaml(record.launch), markup=False, soft_wrap=True, end="")
+            elif export == "systemd":
+                unit = systemd_unit(record.command, record.environment, record.model)
+                out.print(unit, markup=False, soft_wrap=True, end="")
+            else:
+                _show_start(record, checks)
+                for line in ray_lines(record.launch, nodes) if executor == "ray" else []:
+                    out.print(line, markup=False)
+                if start.profile:
+                    for key, reason in start.profile.reasons.items():
+                        out.print(f"{key}: {reason}", style="dim", markup=False)
+            return
+        there = servers.find_on(record.launch.port, settings)
+        checks = [] if there and there.state in LIVING else run_checks(start.plan)
+        if not as_json:
+            _show_start(record, checks)
+        against = next((c for c in checks if c.status is Status.REFUSED), None)
+        if against is not None:
+            _fail(EngineError("refused", against.message, against.hint), record, checks, as_json)
+        record = servers.serve(record, settings)
+        if not no_wait:
+            record = _wait(record, as_json)
+        if record.state is State.FAILED and record.failure:
+            failure = record.failure
+            error = EngineError(failure.kind, failure.message, failure.hint)
+            _fail(error, record, checks, as_json)
+        if as_json:
+            print_json(_start_row(record, checks))
+            return
+        out.print(f"{record.name} is {record.state}: {record.url}", markup=False)
+        if record.url.rpartition(":")[2] != settings.vllm_base_url.rpartition(":")[2]:
+            out.print(f"  next: VLLM_BASE_URL={record.url} in .env", markup=False)
+        elif settings.llm_provider != "vllm":
+            out.print("  next: gearshift switch vllm", markup=False)
+
+
+def _fail(error: EngineError, record: Record, checks: list[Check], as_json: bool) -> None:
+    if as_json:
+        record = record.model_copy(update={"state": State.FAILED})
+        print_json(_start_row(record, checks) | {"error": error.as_dict()})
+    fail(error, as_json=False)
+
+
+_MARKS = {Status.PASSED: "✓", Status.REFUSED: "✗", Status.UNKNOWN: "?"}
+
+
+def _show_start(record: Record, checks: list[Check]) -> None:
+    for check in checks:
+        hint = f" ({check.hint})" if check.hint and check.status is not Status.PASSED else ""
+        err.print(f"{_MARKS[check.status]} {check.name}: {check.message}{hint}", markup=False)
+    text = as_shell(record.command, record.environment)
+    out.print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def _wait(record: Record, as_json: bool) -> Record:
+    from gearshift.engine import servers
+
+    console = Console(stderr=True, quiet=as_json)
+    with Spinner("", console=console) as spinner:
+
+        def show(now: Record) -> None:
+            share = f" {now.progress:.0%}" if now.progress is not None else ""
+            usual = f" (usually {now.estimate_s:.0f} s)" if now.estimate_s else ""
+            spinner.update(f"{now.name}: {now.stage or now.state}{share}{usual}")
+
+        try:
+            return servers.wait(record.launch.port, load_settings(), show)
+        except KeyboardInterrupt:
+            err.print(f"it goes on starting; end it with: gearshift stop {record.name}")
+            raise
+
+
+@app.command()
+def status(as_json: JSON = False) -> None:
+    """Show the servers that were started here."""
+    from gearshift.engine import servers
+
+    with reporting(as_json):
+        _show(servers.status(load_settings()), as_json)
+
+
+def _show(records: list[Record], as_json: bool) -> None:
+    if as_json:
+        print_json({"servers": [row(record) for record in records]})
+        return
+    table = Table("server", "state", "pid", "model", "url", "what it does")
+    for record in records:
+        now = row(record)
+        detail = record.failure.message if record.failure else record.stage
+        pid = str(now["pid"] or "")
+        table.add_row(now["name"], now["state"], pid, now["model"], now["url"], detail)
+    out.print(table if records else "no server was started here")
+
+
+@app.command()
+def logs(
+    name: Annotated[str | None, typer.Argument(help="A server; the last one started.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as it grows.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Print a server's log."""
+    from gearshift.engine import servers
+
+    with reporting(as_json):
+        settings = load_settings()
+        records = sorted(servers.find(name, settings), key=lambda record: record.started)
+        if as_json:
+            print_json({"servers": [row(record) for record in records]})
+            return
+        if not records:
+            hint = "start one: gearshift serve MODEL"
+            raise EngineError("unknown_server", "no server was started here", hint)
+        for line in servers.follow(records[-1], settings, follow):
+            out.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def stop(
+    name: Annotated[str | None, typer.Argument(help="A server; all without it.")] = None,
+    drain: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that running requests may take.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """End a server and every process of it."""
+    from gearshift.engine import servers
+
+    with reporting(as_json):
+        settings = load_settings()
+        ended = [servers.stop(record, settings, drain) for record in servers.find(name, settings)]
+        _show(ended, as_json)
+        if any(r.state in LIVING or _unkillable(r) for r in ended):
+            raise typer.Exit(1)
+
+
+def _unkillable(record: Record) -> bool:
+    return record.failure is not None and record.failure.kind == "unkillable"

@@ -1,0 +1,1 @@
+"""The vLLM server: its own environment, its command, its checks, its process and its log."""

@@ -1,0 +1,129 @@
+"""The model: is it one, can it be shared out, can it be had?"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import urllib.error
+import urllib.request
+from typing import Any
+
+from gearshift.engine.checks._base import GIB, Check, Plan, passed, refused, unknown
+from gearshift.engine.models import legal_tensor_parallel
+from gearshift.settings import hub_cache, hub_endpoint
+
+
+def check_model(plan: Plan) -> Check:
+    """Is it a model, and is it here?"""
+    model = plan.model
+    if model.problem:
+        hint = "give a folder with config.json and *.safetensors, or a Hub id"
+        return refused("model", model.problem, hint)
+    if model.folder is not None:
+        return passed("model", f"its files are in {model.folder}")
+    return unknown("model", f"{model.source} has to be downloaded first")
+
+
+def check_tensor_parallel(plan: Plan) -> Check:
+    """Can that many GPUs share each layer?"""
+    size = plan.launch.tensor_parallel
+    legal = legal_tensor_parallel(plan.model, max(8, size))
+    if size == 1:
+        return passed("tensor_parallel", "one rank needs no division")
+    if legal is None:
+        return unknown("tensor_parallel", "its number of attention heads is not known here")
+    heads = plan.model.number("num_attention_heads")
+    kv_heads = plan.model.number("num_key_value_heads") or heads
+    if size in legal:
+        return passed("tensor_parallel", f"{heads} heads and {kv_heads} KV heads allow {size}")
+    sizes = ", ".join(map(str, legal))
+    return refused(
+        "tensor_parallel",
+        f"{plan.model.source} has {heads} attention heads and {kv_heads} KV heads, which "
+        f"{size} ranks cannot share",
+        f"legal tensor-parallel sizes: {sizes}",
+    )
+
+
+def check_pipeline_parallel(plan: Plan) -> Check:
+    """Are there layers enough for the stages?"""
+    stages, layers = plan.launch.pipeline_parallel, plan.model.number("num_hidden_layers")
+    if stages == 1:
+        return passed("pipeline_parallel", "one stage holds all layers")
+    if layers is None:
+        return unknown("pipeline_parallel", "its number of layers is not known here")
+    if stages > layers:
+        hint = f"use at most {layers} stages"
+        return refused("pipeline_parallel", f"{layers} layers do not fill {stages} stages", hint)
+    return passed("pipeline_parallel", f"{layers} layers in {stages} stages")
+
+
+def check_context(plan: Plan) -> Check:
+    """Can the model read that much?"""
+    asked, most = plan.launch.max_model_len, plan.model.number("max_position_embeddings")
+    if asked is None:
+        return passed("context", "the model's own context length")
+    scaled = bool((plan.model.config or {}).get("rope_scaling"))
+    if most is None or scaled or plan.model.folder is None:
+        return unknown("context", "its longest context is not known here")
+    if asked > most:
+        hint = f"take at most --max-model-len {most}"
+        return refused("context", f"it was made for {most} tokens, not for {asked}", hint)
+    return passed("context", f"{asked} of the model's {most} tokens")
+
+
+def check_disk(plan: Plan) -> Check:
+    """Is there room for a download?"""
+    if plan.model.folder is not None or plan.model.problem:
+        return passed("disk", "nothing has to be downloaded")
+    folder = hub_cache()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < 2 * GIB:
+        hint = "make room, or set HF_HOME to a larger disk"
+        return refused("disk", f"{free / GIB:.1f} GiB are free for the download", hint)
+    return unknown("disk", f"{free / GIB:.0f} GiB are free; what it needs is not known before")
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: the token is meant for the Hub alone."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def check_hub(plan: Plan) -> Check:
+    """Has the Hub that model, and may we have it?"""
+    model, settings = plan.model, plan.settings
+    if model.folder is not None or model.problem:
+        return passed("hub", "nothing has to be downloaded")
+    token = settings.hf_token.get_secret_value() if settings.hf_token else ""
+    logged_in = bool(token) or (hub_cache().parent / "token").exists()
+    advice = "accept its licence on the Hub and set HF_TOKEN"
+    status = _ask_hub(f"{hub_endpoint()}/{model.source}/resolve/main/config.json", token)
+    if status is None:
+        known = "is gated, and " if (model.config or {}).get("gated") and not logged_in else ""
+        message = f"{hub_endpoint()} cannot be reached; {model.source} {known}may not be to be had"
+        return unknown("hub", message, advice if known else "")
+    if status in (401, 403) and (token or not logged_in):
+        why = "the token may not have it" if token else "it is gated, or does not exist"
+        return refused("hub", f"{model.source}: {why}", advice)
+    if status == 404:
+        return refused("hub", f"{hub_endpoint()} has no {model.source}", "check its name")
+    if status < 400:
+        return passed("hub", f"{hub_endpoint()} has {model.source}")
+    return unknown("hub", f"{hub_endpoint()} answers with status {status}")
+
+
+def _ask_hub(address: str, token: str) -> int | None:
+    """The status of a file there, `None` without an answer in time."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(address, headers=headers, method="HEAD")  # noqa: S310
+    try:
+        with urllib.request.build_opener(_Stay).open(request, timeout=3) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError, http.client.HTTPException):
+        return None

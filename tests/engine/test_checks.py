@@ -1,0 +1,170 @@
+"""Checks refuse what is proven to fail, and call unknown what they cannot know."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from gearshift.engine.checks import Plan, Status, run_checks
+from gearshift.engine.checks._gpus import check_gpu_memory, check_gpus
+from gearshift.engine.checks._machine import check_engine
+from gearshift.engine.checks._model import check_context, check_hub
+from gearshift.engine.launch import make_launch
+from gearshift.engine.models import Model, find_model
+from gearshift.gpu import GPU, GPUs, Holder, MigInstance
+from places import free_port
+
+GIB = 1 << 30
+NONE = GPUs(problem="there is no NVIDIA driver on this machine", hint="install it")
+TWO = GPUs(
+    (
+        GPU(0, "GPU-aaaa1111", "L4", 24 * GIB, 1 * GIB, 23 * GIB),
+        GPU(
+            1,
+            "GPU-bbbb2222",
+            "L4",
+            24 * GIB,
+            20 * GIB,
+            4 * GIB,
+            holders=(Holder(4242, "ollama", 19 * GIB),),
+            mig=(MigInstance("MIG-cccc3333", None, None, None),),
+        ),
+    ),
+    "550.54",
+)
+
+
+@pytest.fixture
+def make_plan(make_settings):
+    def make(found, model=None, settings=None, **values):
+        model = model or Model("owner/name", ("owner/name",))
+        values = {"cpu": not found.gpus} | values
+        launch = make_launch(model=model.source, served_names=model.names, **values)
+        return Plan(launch, model, found, make_settings(**(settings or {})))
+
+    return make
+
+
+@pytest.fixture
+def check(make_plan, monkeypatch):
+    """The results of all checks by name."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+
+    def run(model=None, **values):
+        plan = make_plan(NONE, model, **{"port": free_port()} | values)
+        return {found.name: found for found in run_checks(plan)}
+
+    return run
+
+
+def test_a_model_nobody_knows_is_a_warning(check):
+    found = check(tensor_parallel=2)
+    assert found["tensor_parallel"].status is Status.UNKNOWN
+    assert found["model"].status is Status.UNKNOWN
+    assert found["hub"].status is Status.UNKNOWN
+    assert not [name for name, one in found.items() if one.status is Status.REFUSED]
+
+
+def test_heads_that_cannot_be_shared_are_refused_with_the_legal_sizes(check, make_settings):
+    model = find_model("HuggingFaceTB/SmolLM2-135M-Instruct", make_settings())
+    found = check(model, tensor_parallel=2)["tensor_parallel"]
+    assert found.status is Status.REFUSED
+    assert "1, 3" in found.hint
+    assert check(model, tensor_parallel=3)["tensor_parallel"].status is Status.PASSED
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_a_taken_port_names_its_owner(check, address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    script = (
+        "import socket, sys; s = socket.socket(int(sys.argv[1])); s.bind((sys.argv[2], 0));"
+        "s.listen(); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(int(family)), address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as owner:
+        port = int(owner.stdout.readline())
+        found = check(port=port)["port"]
+        owner.stdin.close()
+    assert found.status is Status.REFUSED
+    assert f"pid {owner.pid}" in found.message
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({}, Status.PASSED),
+        ({"gpus": ("1", "0")}, Status.PASSED),
+        ({"gpus": ("GPU-bbbb2222",)}, Status.PASSED),
+        ({"gpus": ("MIG-cccc3333",)}, Status.PASSED),
+        ({"gpus": ("2",)}, Status.REFUSED),
+        ({"gpus": ("GPU-dddd4444",)}, Status.REFUSED),
+        ({"tensor_parallel": 4}, Status.REFUSED),
+        ({"tensor_parallel": 4, "executor": "ray"}, Status.PASSED),
+    ],
+)
+def test_gpus_have_to_be_among_those_found(make_plan, values, status):
+    assert check_gpus(make_plan(TWO, **values)).status is status
+
+
+def test_without_a_driver_gpus_are_unknown(make_plan):
+    found = check_gpus(make_plan(NONE, gpus=("0", "1"), cpu=False))
+    assert found.status is Status.UNKNOWN
+    assert "no NVIDIA driver" in found.message
+
+
+def test_memory_that_others_hold_is_refused_with_their_names(make_plan):
+    assert check_gpu_memory(make_plan(TWO, gpus=("0",))).status is Status.PASSED
+    found = check_gpu_memory(make_plan(TWO, gpus=("1",)))
+    assert found.status is Status.REFUSED
+    assert "ollama (pid 4242, 19.0 GiB)" in found.message
+    assert "0.16" in found.hint
+    low = make_plan(TWO, gpus=("1",), memory_utilization=0.15)
+    assert check_gpu_memory(low).status is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    ("status", "token", "result", "words"),
+    [
+        (200, None, Status.PASSED, ""),
+        (307, None, Status.PASSED, ""),
+        (401, None, Status.REFUSED, "gated"),
+        (403, "hf_sometoken", Status.REFUSED, "token"),
+        (404, None, Status.REFUSED, "has no"),
+        (500, None, Status.UNKNOWN, "500"),
+    ],
+)
+def test_the_hub_is_asked(make_plan, serve, monkeypatch, tmp_path, status, token, result, words):
+    asked = []
+
+    async def answer(exchange):
+        asked.append(exchange)
+        await exchange.reply(b"", status, location="http://127.0.0.1:9/")
+
+    server = serve(answer)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = check_hub(make_plan(NONE, settings={"hf_token": token}))
+    assert found.status is result
+    assert words in found.message
+    assert len(asked) == 1  # a redirect is not followed: the token is for the Hub alone
+
+
+def test_a_python_that_is_none_is_refused(make_plan, tmp_path):
+    found = check_engine(make_plan(NONE, settings={"vllm_python": tmp_path / "none"}))
+    assert found.status is Status.REFUSED
+    assert check_engine(make_plan(NONE)).status is Status.UNKNOWN
+    there = check_engine(make_plan(NONE, settings={"vllm_python": sys.executable}))
+    assert there.status is Status.PASSED
+
+
+def test_a_context_longer_than_the_models_is_refused(make_plan, tmp_path):
+    shape = {"max_position_embeddings": 2048}
+    known = Model("/m", ("m",), tmp_path, shape)
+    assert check_context(make_plan(NONE, known, max_model_len=4096)).status is Status.REFUSED
+    assert check_context(make_plan(NONE, known, max_model_len=2048)).status is Status.PASSED
+    scaled = Model("/m", ("m",), tmp_path, shape | {"rope_scaling": {"factor": 4}})
+    assert check_context(make_plan(NONE, scaled, max_model_len=4096)).status is Status.UNKNOWN

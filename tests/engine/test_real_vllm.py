@@ -1,0 +1,134 @@
+"""The real vLLM on this machine's processor: started, asked, two at once, over two cores."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import tiny_models
+from gearshift.engine import servers
+from gearshift.engine.processes import alive
+from gearshift.engine.records import State
+from gearshift.engine.start import Wish, prepare
+from gearshift.errors import ProviderError
+from gearshift.providers.vllm import VLLMService
+from gearshift.schemas import FinishReason
+from gearshift.settings import Settings
+from places import free_port
+
+
+@pytest.fixture(scope="module")
+def chat_model(engine_python, tmp_path_factory):
+    return tiny_models.make(tiny_models.CHAT, engine_python, tmp_path_factory.mktemp("tiny-chat"))
+
+
+@pytest.fixture(scope="module")
+def embedding_model(engine_python, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny-embedding")
+    return tiny_models.make(tiny_models.EMBEDDING, engine_python, folder)
+
+
+class Started:
+    """Servers of the real vLLM that a test started; none outlives it."""
+
+    def __init__(self, home, python):
+        self.home, self.python, self.ports = home, python, []
+
+    def settings(self, **fields):
+        fields = {"home": self.home, "vllm_python": self.python} | fields
+        return Settings(**fields, _env_file=None)
+
+    def begin(self, model, **wish):
+        port = free_port()
+        self.ports.append(port)
+        start = prepare(Wish(str(model), port=port, **wish), self.settings())
+        servers.serve(start.record, self.settings())
+        return port
+
+    def wait(self, port):
+        record = servers.wait(port, self.settings())
+        assert record.state is State.READY, record.failure
+        return record
+
+    def service(self, port):
+        return VLLMService(self.settings(vllm_base_url=f"http://127.0.0.1:{port}"))
+
+    def stop(self, port):
+        return servers.stop(servers.find_on(port, self.settings()), self.settings(), 0.0)
+
+    def end(self):
+        for port in self.ports:
+            record = self.stop(port)
+            assert not [process for process in record.tree if alive(process)]
+
+
+@pytest.fixture
+def vllm(engine_python, home):
+    found = Started(home, engine_python)
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def started(vllm, chat_model, embedding_model):
+    """Two servers at once: one for text, one for vectors."""
+    ports = vllm.begin(chat_model), vllm.begin(embedding_model, choices={"runner": "pooling"})
+    return [vllm.wait(port) for port in ports]
+
+
+async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started):
+    text, vectors = started
+    service = vllm.service(text.launch.port)
+    assert (await service.check_connection()).ready
+    assert text.model in [model.name for model in await service.list_models()]
+    whole = await service.generate(prompt="Hello", model=text.model, max_tokens=5, temperature=0)
+    assert whole.finish_reason is FinishReason.LENGTH
+    pieces = [
+        str(chunk)
+        async for chunk in service.generate_stream(
+            prompt="Hello", model=text.model, max_tokens=5, temperature=0
+        )
+    ]
+    assert "".join(pieces) == whole.text
+    rows = await vllm.service(vectors.launch.port).embed(["one", "two"], model=vectors.model)
+    assert [len(row) for row in rows] == [128, 128]
+    log = text.log.read_text("utf-8")
+    assert "KV cache size" in log
+
+    async def ask_and_kill():
+        async for _ in service.generate_stream(prompt="Hello", model=text.model, max_tokens=3000):
+            if alive(text.process):
+                os.kill(text.process.pid, signal.SIGKILL)
+
+    with pytest.raises(ProviderError):  # half an answer is never passed off as a whole one
+        await ask_and_kill()
+    deadline = time.monotonic() + 5
+    while servers.find_on(text.launch.port, vllm.settings()).state is not State.FAILED:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+    assert servers.find_on(vectors.launch.port, vllm.settings()).state is State.READY
+    assert vllm.stop(vectors.launch.port).state is State.STOPPED
+    assert not [process for process in vectors.tree if alive(process)]
+
+
+def test_two_ranks_share_two_cores(vllm, chat_model):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two ranks need two processors")
+    record = vllm.wait(vllm.begin(chat_model, tensor_parallel=2, gpu_count=2))
+    assert "--tensor-parallel-size=2" in record.command
+    found = servers.find_on(record.launch.port, vllm.settings())
+    assert len(found.tree) >= 4  # API server, engine, two workers
+
+
+def test_what_vllm_itself_says_is_the_reason_of_a_failure(vllm, chat_model):
+    """A wrong option passes our checks (it is a folder of the right kind) and not vLLM's."""
+    shape = json.loads((chat_model / "config.json").read_text("utf-8"))
+    assert shape["max_position_embeddings"] == 4096
+    port = vllm.begin(chat_model, choices={"max_model_len": 100_000})
+    record = servers.wait(port, vllm.settings())
+    assert record.state is State.FAILED
+    assert "is greater than the derived max_model_len" in record.failure.message

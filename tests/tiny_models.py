@@ -1,0 +1,65 @@
+"""Small models with random weights, made by the transformers of a vLLM environment.
+
+They say nothing sensible, and that is enough: servers, processes and figures are real.
+"""
+
+import subprocess
+import sys
+
+CHAT = """
+import sys, torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+folder = sys.argv[1]
+alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+vocabulary = {text: number for number, text in enumerate(["<s>", "</s>", *alphabet])}
+plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+plain.decoder = decoders.ByteLevel()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>")
+tokenizer.chat_template = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n{% endfor %}assistant: "
+)
+tokenizer.save_pretrained(folder)
+torch.manual_seed(0)
+LlamaForCausalLM(LlamaConfig(
+    vocab_size=384, hidden_size=256, intermediate_size=512, num_hidden_layers=2,
+    num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=4096,
+    bos_token_id=0, eos_token_id=1, dtype="bfloat16",
+)).to(torch.bfloat16).save_pretrained(folder)
+"""
+
+EMBEDDING = """
+import sys, torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+folder = sys.argv[1]
+words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
+plain = Tokenizer(models.WordPiece({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
+plain.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+plain.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+PreTrainedTokenizerFast(
+    tokenizer_object=plain, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+    unk_token="[UNK]",
+).save_pretrained(folder)
+torch.manual_seed(0)
+BertModel(BertConfig(
+    vocab_size=len(words), hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=128, max_position_embeddings=256,
+)).save_pretrained(folder)
+"""
+
+
+def make(script, python, folder):
+    """Runs one of the scripts with `python`, which has transformers; returns the folder."""
+    found = subprocess.run(
+        [python, "-W", "ignore", "-c", script, folder], capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+    return folder
+
+
+if __name__ == "__main__":  # python tests/tiny_models.py PYTHON FOLDER
+    make(CHAT, sys.argv[1], sys.argv[2])

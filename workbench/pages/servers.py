@@ -1,0 +1,178 @@
+"""Servers: start a vLLM server, watch it start, read its log, stop it."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+
+import streamlit as st
+
+from gearshift.engine import environment as engine
+from gearshift.engine import servers
+from gearshift.engine.checks import Check, Status, run_checks
+from gearshift.engine.export import as_shell, docker_command, systemd_unit
+from gearshift.engine.launch import config_yaml
+from gearshift.engine.profiles import PROFILES
+from gearshift.engine.records import LIVING, Record, State
+from gearshift.engine.redact import secrets
+from gearshift.engine.start import Start, Wish, prepare
+from gearshift.errors import GearshiftError
+from gearshift.settings import load_settings, port_of
+from parts.markdown import plain
+from parts.state import show_problem
+
+_LIGHTS = {
+    State.READY: ":green[●]",
+    State.DEGRADED: ":orange[●]",
+    State.STOPPED: ":gray[○]",
+    State.FAILED: ":red[●]",
+}
+_STARTING = ":blue[◌]"
+_MARKS = {
+    Status.PASSED: ":green[:material/check:]",
+    Status.REFUSED: ":red[:material/close:]",
+    Status.UNKNOWN: ":orange[:material/help:]",
+}
+_LOG_LINES = 40
+
+
+def main() -> None:
+    st.title("Servers")
+    st.write(
+        "vLLM servers on this machine. They go on when this page, or the workbench, is closed, and "
+        "are found again when it is opened."
+    )
+    _running()
+    st.subheader("Start one")
+    _form()
+
+
+@st.fragment(run_every=1)
+def _running() -> None:
+    records = servers.status(load_settings())
+    if not records:
+        st.info("No server has been started here yet.", icon=":material/dns:")
+    for record in records:
+        _card(record)
+
+
+def _card(record: Record) -> None:
+    with st.container(border=True):
+        left, right = st.columns([5, 1], vertical_alignment="center")
+        light = _LIGHTS.get(record.state, _STARTING)
+        left.markdown(f"{light} **{plain(record.name)}** · {record.state} · {plain(record.model)}")
+        if record.state in LIVING and right.button(
+            "Stop", key=f"stop-{record.name}", icon=":material/stop:", width="stretch"
+        ):
+            # It waits for running answers, so it goes on while the page shows `stopping`.
+            arguments = (record, load_settings())
+            threading.Thread(target=servers.stop, args=arguments, daemon=True).start()
+        if record.state in (State.STARTING, State.INSTALLING):
+            usual = f", usually {record.estimate_s:.0f} s in all" if record.estimate_s else ""
+            st.progress(record.progress or 0.0, plain(f"{record.stage or 'starting'}{usual}"))
+        elif record.state is State.STOPPING:
+            st.caption(plain(record.stage))
+        elif record.state is State.READY:
+            _how_to_use(record)
+        if record.failure is not None and record.state is State.FAILED:
+            st.error(f"{plain(record.failure.message)}. {plain(record.failure.hint)}")
+        with st.expander("Log", icon=":material/notes:"):
+            lines = list(servers.follow(record, load_settings(), ever=False))[-_LOG_LINES:]
+            st.code("\n".join(lines) or "(empty)", language=None, height=300)
+
+
+def _how_to_use(record: Record) -> None:
+    settings = load_settings()
+    if record.launch.port == port_of(settings.vllm_base_url):
+        st.caption(f"{plain(record.url)} · choose vLLM in the chat to use it")
+    else:
+        line = f"VLLM_BASE_URL={record.url}"
+        st.caption(f"{plain(record.url)} · for the chat, write {plain(line)} into .env")
+
+
+def _form() -> None:
+    settings = load_settings()
+    wide, narrow = st.columns([3, 1])
+    model = wide.text_input(
+        "Model",
+        placeholder="owner/name on the Hub, a folder, or an Ollama name",
+        help="Looked for below VLLM_MODEL_PATH first.",
+    )
+    port = narrow.number_input("Port", 1, 65_535, port_of(settings.vllm_base_url))
+    one, two, three, four = st.columns(4)
+    count = one.number_input("GPUs", 1, 8, settings.vllm_gpu_count)
+    size = two.number_input(
+        "Tensor parallel",
+        1,
+        8,
+        settings.vllm_tensor_parallel_size,
+        help="How many GPUs share each layer; it divides the GPUs and the model's heads.",
+    )
+    profile = three.selectbox("Profile", ["(vLLM's defaults)", *PROFILES])
+    context = four.number_input(
+        "Longest context", 1, value=None, placeholder="the model's", help="In tokens."
+    )
+    if not model:
+        return
+    wish = Wish(
+        model.strip(),
+        int(count),
+        int(size),
+        port=int(port),
+        profile=profile if profile in PROFILES else None,
+        choices={"max_model_len": int(context) if context else None},
+    )
+    try:
+        start = prepare(wish, settings)
+        checks = run_checks(start.plan, ask_hub=False)
+    except GearshiftError as problem:
+        show_problem(problem)
+        return
+    _preview(start, checks)
+    if not engine.installed(settings) and settings.vllm_python is None:
+        st.caption("vLLM is not installed yet: starting installs it first, which takes minutes.")
+    refused = any(check.status is Status.REFUSED for check in checks)
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=refused):
+        _start(start)
+
+
+def _preview(start: Start, checks: list[Check]) -> None:
+    for check in checks:
+        if check.status is not Status.PASSED:
+            hint = f" — {plain(check.hint)}" if check.hint else ""
+            st.markdown(f"{_MARKS[check.status]} {plain(check.message)}{hint}")
+    passed = sum(check.status is Status.PASSED for check in checks)
+    st.caption(f"{passed} of {len(checks)} checks passed")
+    record = start.record
+    command, docker, unit, yaml = st.tabs(["Command", "Docker", "systemd", "YAML"])
+    with command:
+        st.code(as_shell(record.command, record.environment), language="bash", wrap_lines=True)
+    with docker:
+        name, tag = f"gearshift-{record.name}", f"v{engine.VLLM_VERSION}"
+        names = secrets(load_settings())
+        line = shlex.join(docker_command(record.launch, name, tag, names))
+        st.code(line, language="bash", wrap_lines=True)
+    with unit:
+        st.code(systemd_unit(record.command, record.environment, record.model), language="ini")
+    with yaml:
+        st.code(config_yaml(record.launch), language="yaml")
+    if start.profile:
+        for key, reason in start.profile.reasons.items():
+            st.caption(plain(f"{key.replace('_', ' ')} {start.profile.values[key]:g}: {reason}"))
+
+
+def _start(start: Start) -> None:
+    try:
+        with st.spinner("Starting it"):
+            against = [c for c in run_checks(start.plan) if c.status is Status.REFUSED]
+            if against:
+                st.error(f"{plain(against[0].message)}. {plain(against[0].hint)}")
+                return
+            servers.serve(start.record, load_settings())
+    except GearshiftError as problem:
+        show_problem(problem)
+        return
+    st.rerun()
+
+
+main()
