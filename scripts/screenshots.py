@@ -15,6 +15,10 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
+from places import free_port  # noqa: E402
+from stand_in import stand_in  # noqa: E402
+
 IMAGES = ROOT / "docs" / "images"
 PORT = 8651
 QUESTIONS = ("When should I use vLLM instead of Ollama?", "What does tensor parallelism need?")
@@ -48,13 +52,43 @@ def documents(page: Page) -> None:
     page.screenshot(path=IMAGES / "documents.png")
 
 
+def servers(page: Page, model: Path) -> None:
+    """A server of the tests' stand-in: what is pictured is the page."""
+    page.get_by_role("link", name="Servers").click()
+    fill(page, "Model", str(model))
+    fill(page, "Port", str(free_port()))
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_text("· ready")).to_be_visible(timeout=30_000)
+    page.get_by_role("combobox", name="Profile").click()
+    page.get_by_role("option", name="throughput").click()
+    fill(page, "Port", str(free_port()))
+    expect(page.get_by_text("many sequences share")).to_be_visible()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=IMAGES / "servers.png")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("· stopped")).to_be_visible(timeout=30_000)
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    box = page.get_by_label(label, exact=True)
+    box.fill(value)
+    box.press("Enter")
+
+
 def main() -> None:
     url = f"http://127.0.0.1:{PORT}/"
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        model = Path(home) / "SmolLM2-135M-Instruct"
+        model.mkdir()
+        (model / "config.json").write_text('{"num_attention_heads": 9}', "utf-8")
+        (model / "model.safetensors").write_bytes(b"weights")
+        python = str(stand_in(Path(home) / "vllm"))
         workbench = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", "workbench/app.py"],
             cwd=ROOT,
-            env=os.environ | {"GEARSHIFT_HOME": home, "STREAMLIT_SERVER_PORT": str(PORT)},
+            env=os.environ
+            | {"GEARSHIFT_HOME": home, "STREAMLIT_SERVER_PORT": str(PORT)}
+            | {"GEARSHIFT_VLLM_PYTHON": python},
         )
         try:
             for _ in range(300):
@@ -73,6 +107,7 @@ def main() -> None:
             page.goto(url)
             chat(page)
             documents(page)
+            servers(page, model)
             browser.close()
         finally:
             workbench.terminate()

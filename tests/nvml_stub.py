@@ -25,3 +25,9 @@ def build(folder, *flags) -> Path:
 def gpu(number, used=1, total=24) -> str:
     """A line of a scenario: a GPU with that many GiB."""
     return f"gpu GPU-{number:08x}-aaaa {total * GIB} {used * GIB} 37 61 70500 8 9"
+
+
+def scenario(library, file, *lines) -> dict[str, str]:
+    """The variables of a process that shall find these GPUs; the lines are in `nvml/stub.c`."""
+    file.write_text("\n".join(lines) + "\n", "ascii")
+    return {"LD_LIBRARY_PATH": str(library), "NVML_STUB": str(file)}

@@ -23,7 +23,7 @@ ORDER = [
 """Each part imports only what stands before it."""
 
 MODULES = sorted(LIB.rglob("*.py"))
-PAGES = sorted((ROOT / "workbench" / "pages").glob("*.py"))
+PAGES = sorted((ROOT / "workbench" / "views").glob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
@@ -89,7 +89,7 @@ def test_pages_never_import_pages():
     slugs = {path.stem for path in PAGES}
     for path in PAGES:
         names = imported(path)
-        assert not any(name.split(".")[0] in {"pages", *slugs} for name in names), path.name
+        assert not any(name.split(".")[0] in {"views", *slugs} for name in names), path.name
 
 
 def test_nothing_shows_unescaped_html():

@@ -1,19 +1,40 @@
 """What the real pynvml makes of all kinds of drivers: never a crash, never a false zero."""
 
+import ctypes.util
 import json
 import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
-from nvml_stub import GIB, build, gpu
+from nvml_stub import GIB, build, gpu, scenario
 
 LOOK = """
-import dataclasses, json
+import dataclasses, json, os, sys
+from pathlib import Path
 from gearshift.gpu import look
 look()
-print(json.dumps(dataclasses.asdict(look()) | {"known": look().known}))
+if sys.argv[1:]:
+    Path(os.environ["NVML_STUB"]).write_text(sys.argv[1])
+found = look()
+print(json.dumps(dataclasses.asdict(found) | {"known": found.known}))
+"""
+IN_WSL = """
+import platform
+platform.release = lambda: "6.6.87.2-microsoft-standard-WSL2"
+"""
+FROM_EIGHT_THREADS = """
+import ctypes, json, pynvml
+from concurrent.futures import ThreadPoolExecutor
+from gearshift.gpu import look
+with ThreadPoolExecutor(8) as threads:
+    found = [look.result() for look in [threads.submit(look) for _ in range(8)]]
+print(json.dumps({
+    "gpus": [len(one.gpus) for one in found],
+    "inits": ctypes.c_int.in_dll(pynvml.nvmlLib, "stub_inits").value,
+}))
 """
 
 
@@ -24,13 +45,17 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def look(library, tmp_path):
-    """What `look` finds in a process that has that NVML."""
+    """What a process that has that NVML finds, after `then` if that is what became of it."""
 
-    def run(*lines, folder=library):
-        (tmp_path / "scenario").write_text("\n".join(lines) + "\n", "ascii")
-        variables = {"LD_LIBRARY_PATH": str(folder), "NVML_STUB": str(tmp_path / "scenario")}
+    def run(*lines, then=(), folder=library, code=LOOK):
+        variables = scenario(folder, tmp_path / "scenario", *lines)
+        later = ["\n".join(then) + "\n"] if then else []
         found = subprocess.run(
-            [sys.executable, "-c", LOOK], env=os.environ | variables, capture_output=True, text=True
+            [sys.executable, "-c", code, *later],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert found.returncode == 0, found.stderr
         return json.loads(found.stdout)
@@ -57,13 +82,48 @@ def test_each_card_is_described(look, count):
     assert first["problem"] is None
 
 
-def test_who_holds_the_memory_is_named(look):
-    mine = os.getpid()
-    found = look(gpu(0), f"process 0 {mine} {5 * GIB}", "process 0 4000000 -")
+@pytest.fixture
+def engine(tmp_path):
+    """A process with the name that vLLM gives its engine."""
+    program = tmp_path / "VLLM::EngineCore"
+    program.symlink_to(sys.executable)
+    process = subprocess.Popen([program, "-ISc", "import time; time.sleep(120)"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_who_holds_the_memory_is_named(look, engine):
+    gone = 4194305  # above the largest pid that Linux gives
+    found = look(gpu(0), f"process 0 {engine} {5 * GIB}", f"process 0 {gone} -")
     ours, other = found["gpus"][0]["holders"]
-    assert (ours["pid"], ours["memory_bytes"]) == (mine, 5 * GIB)
-    assert ours["name"]
-    assert other == {"pid": 4000000, "name": None, "memory_bytes": None}
+    assert ours == {"pid": engine, "name": "VLLM::EngineCore", "memory_bytes": 5 * GIB}
+    assert other == {"pid": gone, "name": None, "memory_bytes": None}
+
+
+def test_a_card_names_its_own_holders_only(look):
+    mine = os.getpid()
+    found = look(gpu(0), gpu(1), f"process 1 {mine} {GIB}")
+    assert [one["holders"] for one in found["gpus"]] == [
+        [],
+        [{"pid": mine, "name": psutil.Process().name(), "memory_bytes": GIB}],
+    ]
+
+
+def test_who_draws_holds_memory_and_is_named_once(look):
+    lines = ["process 0 4194305 7", "graphics 0 4194305 -", "graphics 0 4194306 8"]
+    holders = look(gpu(0), *lines)["gpus"][0]["holders"]
+    assert [(one["pid"], one["memory_bytes"]) for one in holders] == [(4194305, 7), (4194306, 8)]
+
+
+def test_a_holder_without_a_process_id_makes_the_holders_unknown(look):
+    assert look(gpu(0), "process 0 4194305 7", "process 0 0 -")["gpus"][0]["holders"] is None
+
+
+def test_in_wsl_no_holder_shown_does_not_mean_that_there_is_none(look):
+    assert look(gpu(0), code=IN_WSL + LOOK)["gpus"][0]["holders"] is None
+    found = look(gpu(0), "process 0 4194305 -", code=IN_WSL + LOOK)
+    assert [one["pid"] for one in found["gpus"][0]["holders"]] == [4194305]
 
 
 def test_processes_that_nobody_may_see_are_unknown_not_none(look):
@@ -71,14 +131,17 @@ def test_processes_that_nobody_may_see_are_unknown_not_none(look):
 
 
 def test_instances_of_a_shared_card(look):
-    found = look(gpu(0), f"mig 0 MIG-1111 {10 * GIB} {9 * GIB}", f"mig 0 MIG-2222 {GIB} {GIB}")
+    instances = [f"mig 0 MIG-1111 {10 * GIB} {9 * GIB}", f"mig 0 MIG-2222 {GIB} {GIB}"]
+    found = look(gpu(0), gpu(1), "name 0 NVIDIA A100", *instances)
     one, two = found["gpus"][0]["mig"]
-    assert (one["uuid"], one["memory_total_bytes"], one["memory_free_bytes"]) == (
-        "MIG-1111",
-        10 * GIB,
-        9 * GIB,
-    )
+    assert one == {
+        "uuid": "MIG-1111",
+        "name": "NVIDIA A100 MIG 1g.6gb",
+        "memory_total_bytes": 10 * GIB,
+        "memory_free_bytes": 9 * GIB,
+    }
     assert two["uuid"] == "MIG-2222"
+    assert found["gpus"][1]["mig"] == []
 
 
 def test_a_lost_card_takes_no_other_with_it(look):
@@ -89,35 +152,111 @@ def test_a_lost_card_takes_no_other_with_it(look):
     assert found["gpus"][0]["memory_total_bytes"] == 24 * GIB
 
 
-def test_what_a_card_does_not_give_is_unknown(look):
-    found = look(gpu(0), "fail 0 memory 3", "fail 0 power 3", "fail 0 temperature 3")
-    card = found["gpus"][0]
-    for key in ("memory_total_bytes", "memory_used_bytes", "power_watts", "temperature_c"):
-        assert card[key] is None
-    assert card["utilization_percent"] == 37
+def test_a_card_that_must_be_reset_says_so(look):
+    found = look(gpu(0), gpu(1), "fail 1 memory 16")
+    assert "nvidia-smi --gpu-reset -i 1" in found["gpus"][1]["problem"]
+    assert found["gpus"][0]["problem"] is None
+
+
+def test_a_card_that_may_not_be_asked_takes_no_other_with_it(look):
+    found = look(gpu(0), gpu(1), "fail 0 handle 4")
+    assert found["known"]
+    assert "Permissions" in found["gpus"][0]["problem"]
+    assert found["gpus"][1]["memory_total_bytes"] == 24 * GIB
+
+
+WHAT = {
+    "memory": ("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"),
+    "utilization": ("utilization_percent",),
+    "temperature": ("temperature_c",),
+    "power": ("power_watts",),
+    "capability": ("compute_capability",),
+    "processes": ("holders",),
+}
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_what_a_card_does_not_give_is_unknown_and_nothing_else(look, what):
+    """Of a GPU that shares the processor's memory, NVML does not say how much there is."""
+    usual = look(gpu(0))["gpus"][0]
+    assert look(gpu(0), f"fail 0 {what} 3")["gpus"][0] == usual | dict.fromkeys(WHAT[what])
+
+
+def test_idle_is_zero_and_not_unknown(look):
+    card = look("gpu GPU-0 1000 0 0 0 0 8 9")["gpus"][0]
+    zeros = ("memory_used_bytes", "utilization_percent", "temperature_c", "power_watts")
+    assert [card[key] for key in zeros] == [0, 0, 0, 0]
+
+
+def test_a_driver_that_hides_its_version_is_used_all_the_same(look):
+    found = look(gpu(0), "fail -1 driver 999")
+    assert found["known"]
+    assert found["driver"] is None
+    assert len(found["gpus"]) == 1
 
 
 def test_an_old_driver_lacks_functions_and_is_used_all_the_same(look, tmp_path):
     old = build(tmp_path / "old", "-DOLD_DRIVER")
-    found = look(gpu(0), f"process 0 4000000 {GIB}", folder=old)
+    found = look(gpu(0), f"process 0 4194305 {GIB}", folder=old)
     assert found["cuda"] is None
-    assert [one["pid"] for one in found["gpus"][0]["holders"]] == [4000000]
+    assert [one["pid"] for one in found["gpus"][0]["holders"]] == [4194305]
+    assert found["gpus"][0]["mig"] == []
     assert found["gpus"][0]["memory_total_bytes"] == 24 * GIB
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
-    [(18, "different versions"), (9, "not loaded"), (4, "may not"), (999, "answers")],
+    ("code", "words", "advice"),
+    [
+        (18, "different versions", "reboot"),
+        (9, "not loaded", "modprobe"),
+        (4, "may not", "rights"),
+        (17, "blocks", "WSL"),
+        (999, "Unknown Error", "container"),
+    ],
 )
-def test_a_driver_that_does_not_answer_says_why_and_what_to_do(look, code, words):
+def test_a_driver_that_does_not_answer_says_why_and_what_to_do(look, code, words, advice):
     found = look(f"init {code}")
     assert not found["known"]
     assert found["gpus"] == []
     assert words in found["problem"]
-    assert found["hint"]
+    assert advice in found["hint"]
 
 
+@pytest.mark.parametrize("trouble", ["init 9", "fail -1 count 9"])
+def test_a_driver_that_comes_back_is_found(look, trouble):
+    assert not look(gpu(0), trouble)["known"]
+    assert len(look(gpu(0), trouble, then=[gpu(0), gpu(1)])["gpus"]) == 2
+
+
+def test_it_is_initialized_once_and_kept(look):
+    """The stand-in reads its file when it is initialized, so a second look finds the same."""
+    assert len(look(gpu(0), then=[gpu(0), gpu(1)])["gpus"]) == 1
+
+
+def test_threads_that_look_at_once_initialize_it_once(look):
+    found = look("slow 100", *(gpu(number) for number in range(4)), code=FROM_EIGHT_THREADS)
+    assert found == {"gpus": [4] * 8, "inits": 1}
+
+
+@pytest.mark.skipif(
+    ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has an NVIDIA driver"
+)
 def test_without_a_driver(look, tmp_path):
-    found = look(folder=tmp_path)
+    says_that_there_is_none(look(folder=tmp_path))
+
+
+def test_with_a_library_that_cannot_be_loaded(look, tmp_path):
+    (tmp_path / "libnvidia-ml.so.1").write_bytes(b"")
+    says_that_there_is_none(look(folder=tmp_path))
+
+
+def says_that_there_is_none(found):
+    assert not found["known"]
+    assert found["gpus"] == []
     assert "no NVIDIA driver" in found["problem"]
-    assert found["hint"]
+    assert "--gpus all" in found["hint"]
+
+
+def test_a_scenario_with_a_typing_error_fails(look):
+    with pytest.raises(AssertionError, match="not understood: proces 0 1 2"):
+        look(gpu(0), "proces 0 1 2")

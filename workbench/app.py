@@ -28,9 +28,9 @@ st.logo(Path(__file__).with_name("logo.svg"), size="large")
 
 st.navigation(
     [
-        st.Page("pages/chat.py", title="Chat", icon=":material/forum:", default=True),
-        st.Page("pages/documents.py", title="Documents", icon=":material/description:"),
-        st.Page("pages/servers.py", title="Servers", icon=":material/dns:"),
+        st.Page("views/chat.py", title="Chat", icon=":material/forum:", default=True),
+        st.Page("views/documents.py", title="Documents", icon=":material/description:"),
+        st.Page("views/servers.py", title="Servers", icon=":material/dns:"),
     ]
 ).run()
 warm.up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,7 +41,8 @@ class GPU:
     Attributes:
         power_watts: What it draws now.
         compute_capability: Major and minor number.
-        holders: Who holds its memory; `None` where that cannot be known.
+        holders: Who holds its memory; `None` where that cannot be known: the driver refuses, or
+            gives no process ids.
         problem: Why it does not answer, in a sentence.
     """
 
@@ -78,7 +80,8 @@ class GPUs:
 _PROBLEMS = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
         "there is no NVIDIA driver on this machine",
-        "without an NVIDIA GPU that is as it should be; else install its driver",
+        "without an NVIDIA GPU that is as it should be; else install its driver, or start the "
+        "container with --gpus all",
     ),
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
         "the NVIDIA driver is not loaded",
@@ -92,7 +95,17 @@ _PROBLEMS = {
         "this user may not ask the NVIDIA driver",
         "check the rights of /dev/nvidia*; in a container, start it with --gpus all",
     ),
+    pynvml.NVML_ERROR_OPERATING_SYSTEM: (
+        "the operating system blocks access to the GPUs",
+        "in WSL, update the driver in Windows, then: wsl --update, wsl --shutdown",
+    ),
 }
+
+_BROKEN = {
+    pynvml.NVML_ERROR_GPU_IS_LOST: "it is lost: it fell off the bus; reboot the machine",
+    pynvml.NVML_ERROR_RESET_REQUIRED: "it must be reset: sudo nvidia-smi --gpu-reset -i {index}",
+}
+"""Answers that speak of the whole card, whatever it was asked for."""
 
 _lock = threading.Lock()
 _initialized = False
@@ -118,7 +131,11 @@ def look() -> GPUs:
 
 def _unknown(error: pynvml.NVMLError) -> GPUs:
     problem, hint = _PROBLEMS.get(
-        error.value, (f"the NVIDIA driver answers: {error}", "see what nvidia-smi says")
+        error.value,
+        (
+            f"the NVIDIA driver answers: {error}",
+            "see what nvidia-smi says; a container that has lost its GPUs must be started again",
+        ),
     )
     return GPUs(problem=problem, hint=hint)
 
@@ -127,9 +144,9 @@ def _ask(function: Callable[..., T], *arguments: Any) -> T | None:
     """What NVML answers, `None` where this card or driver has no answer."""
     try:
         return function(*arguments)
-    except pynvml.NVMLError_GpuIsLost:
-        raise
-    except pynvml.NVMLError:
+    except pynvml.NVMLError as error:
+        if error.value in _BROKEN:
+            raise
         return None
 
 
@@ -142,10 +159,9 @@ def _gpu(index: int) -> GPU:
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         return _facts(index, handle)
-    except pynvml.NVMLError_GpuIsLost:
-        return GPU(index, problem="it is lost: it fell off the bus; reboot the machine")
     except pynvml.NVMLError as error:
-        return GPU(index, problem=f"it does not answer: {error}")
+        problem = _BROKEN.get(error.value, f"it does not answer: {error}")
+        return GPU(index, problem=problem.replace("{index}", str(index)))
 
 
 def _facts(index: int, handle: Any) -> GPU:
@@ -187,11 +203,26 @@ def _holders(handle: Any) -> tuple[Holder, ...] | None:
         if processes is None:
             return None
         for process in processes:
-            name = None
-            with suppress(psutil.Error):
-                name = psutil.Process(process.pid).name()
-            found[process.pid] = Holder(process.pid, name, process.usedGpuMemory)
+            if not process.pid:
+                return None  # someone holds memory, and the driver does not say who
+            known = found.get(process.pid)
+            if known is None or known.memory_bytes is None:  # one may compute and draw
+                found[process.pid] = Holder(
+                    process.pid, _process_name(process.pid), process.usedGpuMemory
+                )
+    if not found and _in_wsl():
+        return None  # processes of Windows hold memory too, and are not shown here
     return tuple(found.values())
+
+
+def _process_name(pid: int) -> str | None:
+    with suppress(psutil.Error):
+        return str(psutil.Process(pid).name())
+    return None
+
+
+def _in_wsl() -> bool:
+    return "microsoft" in platform.release().lower()
 
 
 def _instances(handle: Any) -> Iterator[MigInstance]:

@@ -119,10 +119,10 @@ def test_people_chat_on_while_a_server_comes_is_killed_and_comes_back(
         expect(operator.get_by_text(f"small-{port} · ready")).to_be_visible()
 
     start()
-    written = re.compile(r"(token ){3}")
+    time.sleep(9)  # two looks at the providers: the light turns green, and nobody chooses anything
     everybody("Two?")
     for page in people:
-        expect(page.get_by_text(written).last).to_be_visible(timeout=30_000)
+        expect(page.get_by_text(re.compile(r"(token ){3}")).last).to_be_visible()
     api = next(pid for pid, role in stand_in_processes(play.folder).items() if role == "api")
     os.kill(api, signal.SIGKILL)
     for page in people:
@@ -133,10 +133,7 @@ def test_people_chat_on_while_a_server_comes_is_killed_and_comes_back(
     assert stand_in_processes(play.folder) == {}
 
     start()
-    count = [page.get_by_text(re.compile(r"token token")).count() for page in people]
-    time.sleep(6)  # the light turns green, and nobody has chosen anything
+    time.sleep(9)
     everybody("Four?")
-    for page, before in zip(people, count, strict=True):
-        expect(page.get_by_text(re.compile(r"token token"))).not_to_have_count(
-            before, timeout=30_000
-        )
+    for page in people:
+        expect(page.get_by_text(re.compile(r"vLLM · small · first token"))).to_be_visible()

@@ -110,6 +110,12 @@ def test_gpus_have_to_be_among_those_found(make_plan, values, status):
     assert check_gpus(make_plan(TWO, **values)).status is status
 
 
+def test_a_card_that_is_lost_is_refused(make_plan):
+    lost = GPUs((GPU(0, problem="it is lost"), TWO.gpus[1]), "550.54")
+    assert check_gpus(make_plan(lost, gpus=("0",))).status is Status.REFUSED
+    assert check_gpus(make_plan(lost, gpus=("1",))).status is Status.PASSED
+
+
 def test_without_a_driver_gpus_are_unknown(make_plan):
     found = check_gpus(make_plan(NONE, gpus=("0", "1"), cpu=False))
     assert found.status is Status.UNKNOWN

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -317,6 +318,28 @@ def test_a_record_of_another_boot_is_not_believed(bench):
     found = bench.now()
     assert (found.state, found.failure.kind) == (State.FAILED, "lost")
     assert found.process is None
+
+
+def test_those_who_look_while_it_starts_do_not_disturb_it(bench):
+    bench.start()
+    bench.stop()
+    done = threading.Event()
+    seen = set()
+
+    def look():
+        while not done.is_set():
+            seen.update(record.state for record in servers.status(bench.settings))
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert bench.start().state is State.READY
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert State.FAILED not in seen
 
 
 FATES = ["stop", "kill api", "kill engine", "kill supervisor", "crash", "hang", "double start"]

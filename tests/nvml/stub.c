@@ -1,14 +1,21 @@
 /* A stand-in for NVIDIA's libnvidia-ml.so.1, which plays the file named by NVML_STUB:
  *
  *   init CODE                              nvmlInit fails with that code
+ *   slow MILLISECONDS                      nvmlInit takes that long
  *   gpu UUID TOTAL USED UTIL TEMP MILLIWATTS MAJOR MINOR
- *   process GPU PID BYTES                  BYTES - is "not available"
+ *   name GPU NAME                          instead of NVIDIA L4
+ *   process GPU PID BYTES                  it computes; BYTES - is "not available"
+ *   graphics GPU PID BYTES                 it draws
  *   mig GPU UUID TOTAL FREE
  *   fail GPU WHAT CODE                     WHAT: handle memory temperature power processes ...
+ *   fail -1 WHAT CODE                      WHAT: count driver
+ *
+ * A line that is none of these ends the process: a test must not pass because of a typing error.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define NOT_SUPPORTED 3
 #define NOT_FOUND 6
@@ -19,44 +26,76 @@ typedef struct { unsigned gpu, memory; } rates_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } process_t;
 
 static struct gpu {
-    char uuid[96];
+    char uuid[96], name[96];
     unsigned long long total, used;
     unsigned util, temperature, power, major, minor;
 } gpus[16];
-static struct { int gpu; unsigned pid; unsigned long long bytes; } processes[64];
+static struct { int gpu, draws; unsigned pid; unsigned long long bytes; } processes[64];
 static struct { int gpu; char uuid[96]; unsigned long long total, free; } migs[64];
 static struct { int gpu; char what[32]; int code; } faults[64];
 static int gpu_count, process_count, mig_count, fault_count, init_code;
+int stub_inits; /* how often it was initialized, for tests to read */
+
+static void give_up(const char *why, const char *line) {
+    fprintf(stderr, "NVML stand-in: %s %s\n", why, line);
+    abort();
+}
+
+static void check_room(int count, int room, const char *line) {
+    if (count >= room) give_up("no room for", line);
+}
+
+static void read_line(const char *line) {
+    char what[32], amount[32], text[96];
+    unsigned long long total, used;
+    unsigned util, temperature, power, major, minor, pid;
+    int gpu, code;
+    if (strspn(line, " \n") == strlen(line)) return;
+    if (sscanf(line, "init %d", &init_code) == 1) return;
+    if (sscanf(line, "slow %d", &code) == 1) {
+        usleep(1000 * code);
+    } else if (sscanf(line, "gpu %95s %llu %llu %u %u %u %u %u", text, &total, &used, &util,
+                      &temperature, &power, &major, &minor) == 8) {
+        check_room(gpu_count, 16, line);
+        struct gpu *g = &gpus[gpu_count++];
+        *g = (struct gpu){"", "NVIDIA L4", total, used, util, temperature, power, major, minor};
+        strcpy(g->uuid, text);
+    } else if (sscanf(line, "name %d %95[^\n]", &gpu, text) == 2) {
+        if (gpu < 0 || gpu >= gpu_count) give_up("no such GPU before", line);
+        strcpy(gpus[gpu].name, text);
+    } else if (sscanf(line, "process %d %u %31s", &gpu, &pid, amount) == 3 ||
+               sscanf(line, "graphics %d %u %31s", &gpu, &pid, amount) == 3) {
+        check_room(process_count, 64, line);
+        processes[process_count].gpu = gpu;
+        processes[process_count].draws = *line == 'g';
+        processes[process_count].pid = pid;
+        processes[process_count++].bytes =
+            *amount == '-' ? 0xffffffffffffffffULL : strtoull(amount, NULL, 10);
+    } else if (sscanf(line, "mig %d %95s %llu %llu", &gpu, text, &total, &used) == 4) {
+        check_room(mig_count, 64, line);
+        migs[mig_count].gpu = gpu;
+        strcpy(migs[mig_count].uuid, text);
+        migs[mig_count].total = total;
+        migs[mig_count++].free = used;
+    } else if (sscanf(line, "fail %d %31s %d", &gpu, what, &code) == 3) {
+        check_room(fault_count, 64, line);
+        faults[fault_count].gpu = gpu;
+        strcpy(faults[fault_count].what, what);
+        faults[fault_count++].code = code;
+    } else {
+        give_up("not understood:", line);
+    }
+}
 
 int nvmlInitWithFlags(unsigned flags) {
-    char line[512], what[32], amount[32];
-    FILE *file = fopen(getenv("NVML_STUB"), "r");
+    char line[512];
+    const char *path = getenv("NVML_STUB");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    if (!file) give_up("cannot read the file named by NVML_STUB:", path ? path : "it is not set");
     gpu_count = process_count = mig_count = fault_count = init_code = 0;
-    if (!file) return 999;
-    while (fgets(line, sizeof line, file)) {
-        struct gpu *g = &gpus[gpu_count];
-        int gpu, code;
-        unsigned pid;
-        if (sscanf(line, "init %d", &init_code) == 1) continue;
-        if (sscanf(line, "gpu %95s %llu %llu %u %u %u %u %u", g->uuid, &g->total, &g->used,
-                   &g->util, &g->temperature, &g->power, &g->major, &g->minor) == 8) {
-            gpu_count++;
-        } else if (sscanf(line, "process %d %u %31s", &gpu, &pid, amount) == 3) {
-            processes[process_count].gpu = gpu;
-            processes[process_count].pid = pid;
-            processes[process_count++].bytes =
-                *amount == '-' ? 0xffffffffffffffffULL : strtoull(amount, NULL, 10);
-        } else if (sscanf(line, "mig %d %95s %llu %llu", &migs[mig_count].gpu,
-                          migs[mig_count].uuid, &migs[mig_count].total,
-                          &migs[mig_count].free) == 4) {
-            mig_count++;
-        } else if (sscanf(line, "fail %d %31s %d", &gpu, what, &code) == 3) {
-            faults[fault_count].gpu = gpu;
-            strcpy(faults[fault_count].what, what);
-            faults[fault_count++].code = code;
-        }
-    }
+    while (fgets(line, sizeof line, file)) read_line(line);
     fclose(file);
+    stub_inits++;
     return init_code;
 }
 
@@ -72,8 +111,16 @@ static int fault(void *handle, const char *what) {
 }
 
 const char *nvmlErrorString(int code) { return code == 15 ? "GPU is lost" : "played"; }
-int nvmlSystemGetDriverVersion(char *text, unsigned size) { snprintf(text, size, "550.54.15"); return 0; }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = gpu_count; return 0; }
+
+int nvmlSystemGetDriverVersion(char *text, unsigned size) {
+    snprintf(text, size, "550.54.15");
+    return fault(NULL, "driver");
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    *count = gpu_count;
+    return fault(NULL, "count");
+}
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
     *handle = (void *)(long)(index + 1);
@@ -100,7 +147,10 @@ int nvmlDeviceGetUUID(void *handle, char *text, unsigned size) {
 }
 
 int nvmlDeviceGetName(void *handle, char *text, unsigned size) {
-    snprintf(text, size, "NVIDIA L4");
+    if (is_mig(handle))
+        snprintf(text, size, "%s MIG 1g.6gb", gpus[migs[row(handle)].gpu].name);
+    else
+        snprintf(text, size, "%s", gpus[number(handle)].name);
     return 0;
 }
 
@@ -125,11 +175,11 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
     return fault(handle, "capability");
 }
 
-static int list(void *handle, unsigned *count, process_t *found) {
+static int list(void *handle, int draws, unsigned *count, process_t *found) {
     unsigned room = *count;
     *count = 0;
     for (int i = 0; i < process_count; i++) {
-        if (processes[i].gpu != number(handle)) continue;
+        if (processes[i].gpu != number(handle) || processes[i].draws != draws) continue;
         if (found && *count < room) {
             memset(&found[*count], 0, sizeof *found);
             found[*count].pid = processes[i].pid;
@@ -142,24 +192,23 @@ static int list(void *handle, unsigned *count, process_t *found) {
 
 #ifdef OLD_DRIVER
 int nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, process_t *found) {
-    return list(handle, count, found);
+    return list(handle, 0, count, found);
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v2(void *handle, unsigned *count, process_t *found) {
-    *count = 0;
-    return 0;
+    return list(handle, 1, count, found);
 }
 #else
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12040; return 0; }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *found) {
     int code = fault(handle, "processes");
-    return code ? code : list(handle, count, found);
+    return code ? code : list(handle, 0, count, found);
 }
 
 int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, process_t *found) {
-    *count = 0;
-    return fault(handle, "processes");
+    int code = fault(handle, "processes");
+    return code ? code : list(handle, 1, count, found);
 }
 
 int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {

@@ -2,10 +2,11 @@
 
 import time
 
-from gearshift.providers import Watch
+from gearshift.errors import TimedOut, Unreachable
+from gearshift.providers import Watch, breaker
 from gearshift.providers.ollama import OllamaService
 from gearshift.providers.vllm import VLLMService
-from scripted_server import ollama, vllm
+from scripted_server import ScriptedServer, ollama, vllm
 
 
 async def hang(exchange):
@@ -64,3 +65,31 @@ def test_a_surprise_is_a_red_light_and_the_next_look_is_a_new_one(
         patch.setattr(service, "list_models", surprise)
         assert not seen(watch, service, False).models
     assert seen(watch, service, True).models
+
+
+def test_a_provider_that_comes_back_is_let_in_again_and_one_that_hangs_is_not(
+    serve, make_settings, monkeypatch
+):
+    monkeypatch.setattr("gearshift.providers._watch._FRESH", 0.1)
+    server = serve(vllm())
+    service = VLLMService(make_settings(vllm_base_url=server.url))
+    watch = Watch()
+    seen(watch, service, True)
+    breaker.failed(service, TimedOut("no first token"))
+    time.sleep(0.3)
+    seen(watch, service, True)
+    assert breaker.blocked(service), "it looked ready all along, and did not answer"
+    port = server.port
+    server.stop()
+    seen(watch, service, False)
+    again = ScriptedServer(vllm(), port)
+    try:
+        seen(watch, service, True)
+        assert breaker.blocked(service) is None
+        breaker.failed(service, Unreachable("refused"))
+        deadline = time.monotonic() + 5
+        while breaker.blocked(service):
+            assert time.monotonic() < deadline
+            seen(watch, service, True)
+    finally:
+        again.stop()

@@ -40,7 +40,7 @@ def gearbox() -> None:
     if not look.status.ready:
         st.caption(plain(look.status.detail))
         if chosen == "vllm":
-            st.page_link("pages/servers.py", label="Start one", icon=":material/dns:")
+            st.page_link("views/servers.py", label="Start one", icon=":material/dns:")
     models = [model.name for model in look.models]
     picked = st.session_state.setdefault("models", {}).get(chosen)
     options = [ANY, *models]

@@ -97,8 +97,12 @@ def status(settings: Settings) -> list[Record]:
 
 
 def _as_it_is(record: Record, place: Place) -> Record:
-    if record.is_supervised():
+    begins = record.supervisor is None and record.state is State.STARTING
+    if record.is_supervised() or (begins and time.time() - record.started < _PATIENCE):
         return record
+    now = place.read()
+    if now is not None and now != record:  # its supervisor wrote its last word in between
+        return _as_it_is(now, place)
     left_over = record.of_this_boot() and (
         any(map(alive, record.tree)) or bool(writers_of(place.pipe))
     )
@@ -106,14 +110,14 @@ def _as_it_is(record: Record, place: Place) -> Record:
         _supervise(place)
         return place.read() or record
     if record.state in LIVING:
-        # Nothing of it is left: it went with the machine, or with its supervisor.
+        # Nothing of it is left: it went with the machine, or with its supervisor. Only said, not
+        # written: somebody may be starting the next one.
         when = "its supervisor was ended" if record.of_this_boot() else "the machine was restarted"
         failure = Failure(
             kind="lost", message=f"it is gone since {when}", hint="start it again: gearshift serve"
         )
         changes = {"state": State.FAILED, "failure": failure, "process": None, "tree": []}
-        record = record.model_copy(update=changes)
-        place.write(record)
+        return record.model_copy(update=changes)
     return record
 
 

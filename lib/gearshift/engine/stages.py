@@ -28,7 +28,7 @@ _STAGES = [
     (r"[Ss]tarting to load model|Loading weights on|Loading model from", "loading weights"),
     (r"[Dd]ownloading weights|Time spent downloading", "downloading the weights"),
     (r"(Capturing|graph).*?(?P<percent>\d+)%", "capturing CUDA graphs"),
-    (r"torch\.compile|Dynamo bytecode|Compiling a graph|Start compil", "compiling"),
+    (r"Dynamo bytecode|Compiling a graph|torch\.compile takes|Start compil", "compiling"),
     (r"Loading weights took|Model loading took|Memory profiling|profile_run", "measuring memory"),
     (r"KV cache size|Maximum concurrency|# (GPU|CPU) blocks", "making room for the KV cache"),
     (r"[Ww]arm(ing|ed)? ?up|Capturing|Graph capturing", "warming up"),

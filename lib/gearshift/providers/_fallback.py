@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gearshift.errors import ContextExceeded, ModelNotFound, ProviderError, Rejected
+from gearshift.errors import ContextExceeded, ModelNotFound, ProviderError, Rejected, Unreachable
 from gearshift.providers._base import BaseLLMService
 from gearshift.schemas import Chunk, GenerationRequest
 
@@ -71,6 +71,17 @@ class Breaker:
         """Lets the provider in again: it answered, or a person asked for it by name."""
         with self._lock:
             self._until.pop((service.name, service.url), None)
+
+    def looks_ready(self, service: BaseLLMService, came_back: bool) -> None:
+        """Lets a provider in again that was seen to come back, or that only refused to connect.
+
+        One that looks ready all along and yet does not answer is kept out for its cool-down.
+        """
+        key = (service.name, service.url)
+        with self._lock:
+            _, error = self._until.get(key, (0.0, None))
+            if error is not None and (came_back or isinstance(error, Unreachable)):
+                del self._until[key]
 
 
 breaker = Breaker()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from gearshift.errors import ProviderError
 from gearshift.providers._base import BaseLLMService
+from gearshift.providers._fallback import breaker
 from gearshift.providers._loop import submit
 from gearshift.schemas import ConnectionStatus, ModelInfo
 
@@ -71,8 +72,12 @@ class Watch:
             log.exception("looking at %s", service.label)
         finally:
             with self._lock:
+                before = self._known.get(key)
                 self._known[key] = replace(look, seen=time.monotonic())
                 self._under_way.pop(key, None)
+            if look.status.ready:
+                came_back = before is not None and not before.status.ready
+                breaker.looks_ready(service, came_back)
 
 
 async def _models(service: BaseLLMService) -> tuple[ModelInfo, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gearshift.engine.checks._base import GIB, Check, Plan, passed, refused, unknown
-from gearshift.gpu import GPU
+from gearshift.gpu import GPU, Holder
 
 
 def check_gpus(plan: Plan) -> Check:
@@ -32,6 +32,10 @@ def check_gpus(plan: Plan) -> Check:
             f"{plan.ranks} GPUs are needed and {len(gpus.gpus)} found",
             f"found: {shown}; use fewer, or --executor ray over several machines",
         )
+    for gpu in _chosen(plan):
+        if gpu.problem:
+            hint = "take other --gpus"
+            return refused("gpus", f"GPU {gpu.index} cannot be used: {gpu.problem}", hint)
     return passed("gpus", f"found: {shown}")
 
 
@@ -42,6 +46,11 @@ def _chosen(plan: Plan) -> list[GPU]:
         return list(found[: plan.ranks])
     names = set(plan.launch.gpus)
     return [g for g in found if str(g.index) in names or (g.uuid or "") in names]
+
+
+def _named(holder: Holder) -> str:
+    size = "" if holder.memory_bytes is None else f", {holder.memory_bytes / GIB:.1f} GiB"
+    return f"{holder.name or '?'} (pid {holder.pid}{size})"
 
 
 def check_gpu_memory(plan: Plan) -> Check:
@@ -55,10 +64,7 @@ def check_gpu_memory(plan: Plan) -> Check:
             return unknown("gpu_memory", f"GPU {gpu.index} does not say how much is free")
         wanted = share * gpu.memory_total_bytes
         if gpu.memory_free_bytes < wanted:
-            holders = ", ".join(
-                f"{h.name or '?'} (pid {h.pid}, {(h.memory_bytes or 0) / GIB:.1f} GiB)"
-                for h in gpu.holders or ()
-            )
+            holders = ", ".join(_named(holder) for holder in gpu.holders or ())
             fits = int(100 * gpu.memory_free_bytes / gpu.memory_total_bytes) / 100
             return refused(
                 "gpu_memory",
@@ -69,5 +75,5 @@ def check_gpu_memory(plan: Plan) -> Check:
                 f"--gpu-memory-utilization {fits:g}",
             )
     if not chosen:
-        return unknown("gpu_memory", "no driver to ask")
+        return unknown("gpu_memory", plan.gpus.problem or "how much of a MIG instance is free")
     return passed("gpu_memory", f"{share:.0%} of each GPU is free")
