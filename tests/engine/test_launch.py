@@ -107,32 +107,29 @@ PATHS = st.one_of(ANYTHING, ANYTHING.map(lambda text: "/" + text))
 NUMBERS = st.one_of(st.none(), st.integers(-2, 10_000))
 
 
-@settings(max_examples=500, deadline=None)
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "model": st.one_of(NAMES, PATHS),
-            "served_names": st.lists(NAMES, max_size=3).map(tuple),
-            "gpus": st.lists(st.one_of(ANYTHING, st.integers(0, 9).map(str)), max_size=3).map(
-                tuple
-            ),
-            "tensor_parallel": st.integers(-1, 9),
-            "max_model_len": NUMBERS,
-            "max_num_seqs": NUMBERS,
-            "dtype": NAMES,
-            "quantization": NAMES,
-            "kv_cache_dtype": NAMES,
-            "chat_template": PATHS,
-            "tool_parser": NAMES,
-            "reasoning_parser": NAMES,
-            "loras": st.lists(st.tuples(NAMES, PATHS), max_size=2).map(tuple),
-            "executor": st.one_of(st.sampled_from(["mp", "ray"]), ANYTHING),
-            "memory_utilization": st.one_of(st.none(), st.floats()),
-        },
-    )
+REQUESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.one_of(NAMES, PATHS),
+        "served_names": st.lists(NAMES, max_size=3).map(tuple),
+        "gpus": st.lists(st.one_of(ANYTHING, st.integers(0, 9).map(str)), max_size=3).map(tuple),
+        "tensor_parallel": st.integers(-1, 9),
+        "max_model_len": NUMBERS,
+        "max_num_seqs": NUMBERS,
+        "dtype": NAMES,
+        "quantization": NAMES,
+        "kv_cache_dtype": NAMES,
+        "chat_template": PATHS,
+        "tool_parser": NAMES,
+        "reasoning_parser": NAMES,
+        "loras": st.lists(st.tuples(NAMES, PATHS), max_size=2).map(tuple),
+        "executor": st.one_of(st.sampled_from(["mp", "ray"]), ANYTHING),
+        "memory_utilization": st.one_of(st.none(), st.floats()),
+    },
 )
-def test_what_a_person_types_never_becomes_another_argument(values):
+
+
+def is_the_template_or_refused(values):
     try:
         made = launch(**values)
     except EngineError:
@@ -152,6 +149,19 @@ def test_what_a_person_types_never_becomes_another_argument(values):
     assert all("\n" not in part and "\0" not in part for part in argv)
     lists = argv[argv.index("--served-model-name") + 1 :]
     assert lists[: len(made.served_names)] == list(made.served_names)
+
+
+@settings(max_examples=500, deadline=None)
+@given(REQUESTS)
+def test_what_a_person_types_never_becomes_another_argument(values):
+    is_the_template_or_refused(values)
+
+
+@pytest.mark.soak
+@settings(max_examples=5000, deadline=None)
+@given(REQUESTS)
+def test_five_thousand_requests_never_become_another_argument(values):
+    is_the_template_or_refused(values)
 
 
 @pytest.mark.parametrize(

@@ -382,8 +382,12 @@ def main() -> None:
         record = place.read()
         if not alone or record is None:
             return
-        adopt_orphans()
-        Supervisor(settings, place, record).run()
+        try:
+            adopt_orphans()
+            Supervisor(settings, place, record).run()
+        except Exception:  # nobody sees our stderr
+            log.exception("the server on port %s cannot be kept", sys.argv[1])
+            raise
 
 
 if __name__ == "__main__":

@@ -67,8 +67,11 @@ def serve(record: Record, settings: Settings) -> Record:
     place = Place(settings, record.launch.port)
     with _one_at_a_time(place):
         there = find_on(record.launch.port, settings)
+        if there is not None and there.state is State.STOPPING:
+            _let_end(place)
+            there = find_on(record.launch.port, settings)
         if there is not None and there.state in LIVING:
-            if there.state is not State.STOPPING and there.launch.model == record.launch.model:
+            if there.launch.model == record.launch.model:
                 return there
             raise EngineError(
                 "port_taken",
@@ -79,7 +82,18 @@ def serve(record: Record, settings: Settings) -> Record:
         place.stop.unlink(missing_ok=True)
         place.write(record)
         _supervise(place)
-    return place.read() or record
+    return _with_a_pid(place) or record
+
+
+def _with_a_pid(place: Place) -> Record | None:
+    """The record once there is a process, unless something else has to be done before."""
+    deadline = time.monotonic() + 5.0
+    while True:
+        record = place.read()
+        begins = record is not None and record.state is State.STARTING and record.process is None
+        if not begins or time.monotonic() > deadline:
+            return record
+        time.sleep(0.02)
 
 
 def find_on(port: int, settings: Settings) -> Record | None:
@@ -123,7 +137,7 @@ def _as_it_is(record: Record, place: Place) -> Record:
 
 def _let_end(place: Place) -> None:
     """Waits for a supervisor that still clears away what its failed server left."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + 2 * _PATIENCE
     while (record := place.read()) is not None and record.is_supervised():
         if time.monotonic() > deadline:
             raise EngineError("busy", f"{record.name} is still being ended", "try again")
@@ -246,7 +260,7 @@ def follow(record: Record, settings: Settings, ever: bool) -> Iterator[str]:
 def _one_at_a_time(place: Place) -> Iterator[None]:
     """Two people click at once: the second one sees what the first one did."""
     try:
-        with FileLock(place.record.with_suffix(".verb"), timeout=_PATIENCE + 10):
+        with FileLock(place.record.with_suffix(".verb"), timeout=4 * _PATIENCE):
             yield
     except Timeout:
         raise EngineError(

@@ -47,8 +47,10 @@ def fill(page, label, value):
 def test_a_server_is_started_watched_and_stopped(workbench, visit, play, model):
     port = free_port()
     settings = {
-        "GEARSHIFT_VLLM_PYTHON": play(start_seconds=4),
+        "GEARSHIFT_VLLM_PYTHON": play(start_seconds=4, print_secrets=True),
         "VLLM_MODEL_PATH": str(model.parent),
+        "HF_TOKEN": "hf_plantedsecret123",
+        "GEARSHIFT_VLLM_API_KEY": "planted-key-123",
     }
     address = {"VLLM_BASE_URL": f"http://127.0.0.1:{port}"}
     page = visit(workbench(LLM_PROVIDER="vllm", **settings, **address).url)
@@ -68,6 +70,7 @@ def test_a_server_is_started_watched_and_stopped(workbench, visit, play, model):
     expect(page.get_by_text(f"small-{port} · ready")).to_be_visible()
     page.get_by_text("Log", exact=True).click()
     expect(page.get_by_text("Application startup complete").first).to_be_visible()
+    assert "planted" not in page.content()
     page.reload()
     expect(page.get_by_text(f"small-{port} · ready")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
