@@ -390,3 +390,25 @@ def test_a_server_is_served_shown_and_stopped(gearshift, no_gpu, monkeypatch, tm
         assert stand_in_processes(tmp_path / "stand-in") == {}
     finally:
         end_stand_in(tmp_path / "stand-in")
+
+
+def test_an_engine_that_serves_is_not_removed(gearshift, no_gpu, embedding_home, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"num_attention_heads": 8}')
+    (folder / "model.safetensors").write_bytes(b"x")
+    engine = embedding_home / "engine"
+    (engine / "bin").mkdir(parents=True)
+    stand_in(tmp_path / "stand-in").rename(engine / "bin" / "python")
+    (engine / "gearshift-engine").write_text("ready")
+    port = free_port()
+    try:
+        assert gearshift("serve", folder, "--port", port)[0] == 0
+        status, record, _ = gearshift("engine", "remove")
+        assert (status, record["error"]["kind"]) == (1, "busy")
+        assert (engine / "bin" / "python").exists()
+        assert gearshift("stop")[0] == 0
+        assert gearshift("engine", "remove")[1]["removed"]
+        assert not engine.exists()
+    finally:
+        end_stand_in(tmp_path / "stand-in")

@@ -169,7 +169,7 @@ def test_the_log_tells_how_far_it_is(run):
 def test_sigterm_ends_all_three_in_time(run):
     server = run().ready()
     server.process.terminate()
-    assert server.process.wait(2) == 0
+    assert server.process.wait(8) == 0
     until(lambda: server.roles() == [], 0.5)
 
 
@@ -177,7 +177,7 @@ def test_sigterm_in_the_start_ends_all_three(run):
     server = run(start_seconds=5)
     until(lambda: server.roles() == ALL)
     server.process.terminate()
-    assert server.process.wait(2) == 0
+    assert server.process.wait(8) == 0
     until(lambda: server.roles() == [], 0.5)
 
 
@@ -205,7 +205,7 @@ def test_a_client_that_goes_away_is_forgotten(run):
     connection.request("POST", "/v1/completions", json.dumps({"prompt": "x"}))
     until(lambda: '"one"} 1.0' in server.ask("/metrics")[1])
     connection.close()
-    until(lambda: '"one"} 1.0' not in server.ask("/metrics")[1], 1)
+    until(lambda: '"one"} 1.0' not in server.ask("/metrics")[1])
 
 
 def test_killing_the_api_server_leaves_two(run):
@@ -213,14 +213,14 @@ def test_killing_the_api_server_leaves_two(run):
     server.process.kill()
     server.process.wait()
     time.sleep(0.3)
-    assert server.roles() == ["engine", "worker"]
+    until(lambda: server.roles() == ["engine", "worker"])
 
 
 def test_killing_the_engine_ends_the_api_server_and_the_worker_lingers(run):
     server = run(worker_lingers=1.5).ready()
     server.kill("engine")
     until(lambda: server.ask("/health")[0] == 503)
-    assert server.process.wait(2) == 1
+    assert server.process.wait(8) == 1
     assert "EngineDeadError: EngineCore encountered an issue." in server.log
     assert server.roles() == ["worker"]
     until(lambda: server.roles() == [], 3)
@@ -244,7 +244,7 @@ def test_sigterm_can_be_lost_in_the_start_alone(run):
     assert server.roles() == ALL
     time.sleep(0.1)
     server.process.terminate()
-    assert server.process.wait(2) == 0
+    assert server.process.wait(8) == 0
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_sigterm_can_be_lost_in_the_start_alone(run):
 def test_a_start_can_fail(run, crash, cause, wrapper, left):
     server = run(crash=crash)
     assert server.process.wait(8) == 1
-    assert server.roles() == left
+    until(lambda: server.roles() == left)
     if wrapper:
         assert server.log.index(cause) < server.log.index(wrapper)
     else:
@@ -271,13 +271,13 @@ def test_a_start_can_fail(run, crash, cause, wrapper, left):
 def test_a_crash_can_leave_the_children(run, exit_after):
     server = run(crash_with_children=True, exit_after=exit_after)
     assert server.process.wait(8) == 1
-    assert server.roles() == ["engine", "worker"]
+    until(lambda: server.roles() == ["engine", "worker"])
 
 
 def test_it_can_end_itself_after_being_ready(run):
     server = run(exit_after=0.2).ready()
     assert server.process.wait(8) == 1
-    until(lambda: server.roles() == [], 1)
+    until(lambda: server.roles() == [])
 
 
 def test_a_taken_port_ends_the_start(run):
@@ -323,7 +323,7 @@ def test_a_worker_can_get_away(run):
     for descriptor in ("1", "2"):
         assert os.readlink(f"/proc/{worker}/fd/{descriptor}") == os.devnull
     server.process.terminate()
-    assert server.process.wait(2) == 0
+    assert server.process.wait(8) == 0
     assert server.roles() == ["worker"]
 
 

