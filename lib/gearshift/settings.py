@@ -182,6 +182,12 @@ def environment_for_vllm() -> dict[str, str]:
     }
 
 
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that the environment leaves us (`CUDA_VISIBLE_DEVICES`); empty if all."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return tuple(name.strip() for name in names if name.strip())
+
+
 def port_of(url: str) -> int:
     """The port that a base URL means."""
     parts = urlsplit(url)

@@ -130,6 +130,8 @@ def test_memory_that_others_hold_is_refused_with_their_names(make_plan):
     assert "0.16" in found.hint
     low = make_plan(TWO, gpus=("1",), memory_utilization=0.15)
     assert check_gpu_memory(low).status is Status.PASSED
+    close = make_plan(TWO, gpus=("0",), memory_utilization=0.97)  # of less than NVML's total
+    assert check_gpu_memory(close).status is Status.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -167,10 +169,19 @@ def test_a_python_that_is_none_is_refused(make_plan, tmp_path):
     assert there.status is Status.PASSED
 
 
-def test_a_context_longer_than_the_models_is_refused(make_plan, tmp_path):
+def test_a_context_longer_than_the_models_is_refused(make_plan, tmp_path, monkeypatch):
     shape = {"max_position_embeddings": 2048}
     known = Model("/m", ("m",), tmp_path, shape)
     assert check_context(make_plan(NONE, known, max_model_len=4096)).status is Status.REFUSED
     assert check_context(make_plan(NONE, known, max_model_len=2048)).status is Status.PASSED
-    scaled = Model("/m", ("m",), tmp_path, shape | {"rope_scaling": {"factor": 4}})
-    assert check_context(make_plan(NONE, scaled, max_model_len=4096)).status is Status.UNKNOWN
+    for stretch in (
+        {"rope_scaling": {"factor": 4}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4}},
+        {"text_config": {"rope_scaling": {"factor": 4}}},
+    ):
+        scaled = Model("/m", ("m",), tmp_path, shape | stretch)
+        assert check_context(make_plan(NONE, scaled, max_model_len=4096)).status is Status.UNKNOWN
+    plain = Model("/m", ("m",), tmp_path, shape | {"rope_parameters": {"rope_type": "default"}})
+    assert check_context(make_plan(NONE, plain, max_model_len=4096)).status is Status.REFUSED
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    assert check_context(make_plan(NONE, plain, max_model_len=4096)).status is Status.UNKNOWN

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+import nvml_stub
 from gearshift.engine import servers
 from gearshift.engine.checks import Status
 from gearshift.engine.checks._machine import check_engine
@@ -254,6 +255,28 @@ def test_stop_ends_what_ignores_it_by_the_clock(bench, monkeypatch, plays):
     assert bench.stop().state is State.STOPPED
     assert time.monotonic() - began < 12
     assert bench.left() == {}
+
+
+@pytest.mark.parametrize("holds", ["the server's process, which has ended", "another process"])
+def test_memory_that_a_driver_does_not_give_back_is_told(bench, tmp_path, monkeypatch, holds):
+    ours = holds.startswith("the server's")
+    library, file = nvml_stub.build(tmp_path / "nvml"), tmp_path / "scenario"
+    for name, value in nvml_stub.scenario(library, file, nvml_stub.gpu(0)).items():
+        monkeypatch.setenv(name, value)
+    start = prepare(Wish(str(bench.model), port=bench.port), bench.settings).record
+    on_gpu = start.model_copy(update={"launch": start.launch.model_copy(update={"cpu": False})})
+    servers.serve(on_gpu, bench.settings)
+    record = servers.wait(bench.port, bench.settings)
+    holder = record.process.pid if ours else os.getpid()
+    held = f"process 0 {holder} {10 << 30}"
+    nvml_stub.scenario(library, file, nvml_stub.gpu(0, used=11), held)
+    record = bench.stop()
+    assert bench.left() == {}
+    if ours:
+        assert (record.state, record.failure.kind) == (State.FAILED, "unkillable")
+        assert f"GPU 0 still holds memory for process {holder}" in record.failure.message
+    else:
+        assert record.state is State.STOPPED
 
 
 def test_stop_lets_running_answers_finish(bench):

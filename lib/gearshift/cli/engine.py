@@ -35,13 +35,15 @@ def install(
         raise typer.BadParameter("choose --cpu or --cuda, not both")
     with reporting(as_json):
         build = environment.Build.CPU if cpu else environment.Build.CUDA if cuda else None
-        if build is not None:
-            _nothing_runs(load_settings())  # it may have to be made anew
+        settings = load_settings()
+        old = environment.installed(settings) and not environment.up_to_date(settings)
+        if build is not None or old:
+            _nothing_runs(settings)  # it may have to be made anew
 
         def show(line: str) -> None:
             err.print(line, style="dim", markup=False)
 
-        _say(environment.install(load_settings(), build=build, on_line=show), as_json)
+        _say(environment.install(settings, build=build, on_line=show), as_json)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gearshift import logs
+from gearshift import gpu, logs
 from gearshift.engine import environment as engine
 from gearshift.engine._log import Drain
 from gearshift.engine.launch import environment
@@ -50,6 +50,7 @@ DRAIN = 15.0
 """Seconds that running requests get before a server is told to end."""
 _GRACE = 8.0  # seconds after TERM, before KILL
 _GRACE_IN_START = 3.0  # vLLM may lose a TERM while it starts
+_GPU_PATIENCE = 10.0  # seconds for a driver to give memory back
 _RESTARTS = 3
 _WITHIN = 600.0  # seconds in which no more than that many restarts happen
 _TICK = 0.1
@@ -70,6 +71,7 @@ class Supervisor:
         self._status: int | None = None
         self._restarted: list[float] = []
         self._looked = 0.0
+        self._seen = set(record.tree)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop_asked.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -298,9 +300,9 @@ class Supervisor:
                 self._reap()
                 time.sleep(0.02)
         left = self._end_all()
-        if not left:
-            self._note(state=State.STOPPED, stage="")
         self._report(left)
+        if self._record.state is State.STOPPING:
+            self._note(state=State.STOPPED, stage="")
 
     def _let_finish(self) -> None:
         seconds = DRAIN
@@ -335,17 +337,37 @@ class Supervisor:
     def _below(self) -> set[Process]:
         known = {process for process in self._record.tree if alive(process)}
         below = (descendants(process.pid) for process in known)
-        return known.union(descendants(os.getpid()), *below)
+        found = known.union(descendants(os.getpid()), *below)
+        self._seen |= found
+        return found
 
     def _report(self, left: set[Process]) -> None:
-        if left:
-            names = ", ".join(f"{name_of(process.pid)} (pid {process.pid})" for process in left)
+        names = ", ".join(f"{name_of(process.pid)} (pid {process.pid})" for process in left)
+        problem = f"these processes cannot be ended: {names}" if left else self._gpu_still_held()
+        if problem:
             failure = Failure(
                 kind="unkillable",
-                message=f"these processes cannot be ended: {names}",
+                message=problem,
                 hint="a driver that hangs does this; its GPU memory comes back with a reboot",
             )
             self._note(state=State.FAILED, failure=failure)
+
+    def _gpu_still_held(self) -> str | None:
+        """What a driver keeps for processes that have ended; it may take its time to let go."""
+        if self._record.launch.cpu:
+            return None
+        ended = {process.pid for process in self._seen if identify(process.pid) is None}
+        deadline = time.monotonic() + _GPU_PATIENCE
+        while True:
+            held = [
+                f"GPU {card.index} still holds memory for process {holder.pid}, which has ended"
+                for card in gpu.look().gpus
+                for holder in card.holders or ()
+                if holder.pid in ended
+            ]
+            if not held or time.monotonic() > deadline:
+                return "; ".join(held) or None
+            time.sleep(_TICK)
 
     def _note(self, **changes: object) -> None:
         self._record = self._record.model_copy(update=changes)

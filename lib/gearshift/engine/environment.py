@@ -31,7 +31,7 @@ _LINKS = ("PIP_FIND_LINKS", "UV_FIND_LINKS")
 # The CPU build asks for these; their ordinary builds do not import beside a CPU torch.
 _LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 _MARK = "gearshift-engine"  # says that the folder is ours; written into it when it is begun
-_READY = "ready"  # what the mark holds when it is whole
+_READY = f"ready {VLLM_VERSION}"  # what the mark holds when it is whole
 
 
 class Build(StrEnum):
@@ -96,7 +96,13 @@ def python(settings: Settings) -> Path:
 
 def installed(settings: Settings) -> bool:
     """Whether our environment was made to its end; nothing is imported for this."""
-    return python(settings).exists() and _mark(settings) == _READY
+    return python(settings).exists() and (_mark(settings) or "").startswith("ready")
+
+
+def up_to_date(settings: Settings) -> bool:
+    """Whether `install` would leave our environment as it is, if it works."""
+    place = folder(settings)
+    return _mark(settings) == _READY and (place / "bin" / "python").exists()
 
 
 def _mark(settings: Settings) -> str | None:
@@ -111,7 +117,7 @@ def install(
     build: Build | None = None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Engine:
-    """Makes the environment; one that is whole stays, one that is half-made is made anew.
+    """Makes the environment; one that is whole stays, one that is half-made or old is made anew.
 
     Args:
         settings: Where it is to be.
@@ -123,8 +129,7 @@ def install(
     """
     place = folder(settings)
     with _alone(place, on_line):
-        whole = _mark(settings) == _READY and (place / "bin" / "python").exists()
-        if not whole or build not in (None, _build_in(place)):
+        if not up_to_date(settings) or build not in (None, _build_in(place)):
             _make(place, build, on_line)
         engine = _look_into(place / "bin" / "python")
         if not engine.ok:

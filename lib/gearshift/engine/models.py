@@ -35,10 +35,17 @@ class Model:
     config: dict[str, Any] | None = None
     problem: str | None = None
 
+    @property
+    def shapes(self) -> list[dict[str, Any]]:
+        """Its config, and the text model's that a multi-modal one nests."""
+        config = self.config or {}
+        nested = config.get("text_config")
+        return [config, nested] if isinstance(nested, dict) else [config]
+
     def number(self, key: str) -> int | None:
-        """A number of its shape, also where a multi-modal config nests the text model."""
-        for place in (self.config or {}, (self.config or {}).get("text_config") or {}):
-            value = place.get(key)
+        """A number of its shape, `None` where that is not told."""
+        for shape in self.shapes:
+            value = shape.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
         return None

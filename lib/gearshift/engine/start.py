@@ -18,7 +18,7 @@ from gearshift.engine.records import Record
 from gearshift.engine.redact import secrets
 from gearshift.engine.servers import new_record
 from gearshift.errors import EngineError
-from gearshift.settings import Settings, port_of
+from gearshift.settings import Settings, port_of, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def prepare(wish: Wish, settings: Settings) -> Start:
         model=model.source,
         served_names=model.names,
         port=wish.port or port_of(settings.vllm_base_url),
-        gpus=wish.gpus,
+        gpus=wish.gpus or (visible_gpus()[:count] if gpus.gpus else ()),
         tensor_parallel=size,
         cpu=cpu,
         **values,

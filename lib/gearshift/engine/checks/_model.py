@@ -9,8 +9,8 @@ import urllib.request
 from typing import Any
 
 from gearshift.engine.checks._base import GIB, Check, Plan, passed, refused, unknown
-from gearshift.engine.models import legal_tensor_parallel
-from gearshift.settings import hub_cache, hub_endpoint
+from gearshift.engine.models import Model, legal_tensor_parallel
+from gearshift.settings import environment_for_vllm, hub_cache, hub_endpoint
 
 
 def check_model(plan: Plan) -> Check:
@@ -63,13 +63,24 @@ def check_context(plan: Plan) -> Check:
     asked, most = plan.launch.max_model_len, plan.model.number("max_position_embeddings")
     if asked is None:
         return passed("context", "the model's own context length")
-    scaled = bool((plan.model.config or {}).get("rope_scaling"))
-    if most is None or scaled or plan.model.folder is None:
+    if most is None or _stretched(plan.model) or plan.model.folder is None:
         return unknown("context", "its longest context is not known here")
+    if asked > most and "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in environment_for_vllm():
+        return unknown("context", f"{asked} tokens, and the model was made for {most}")
     if asked > most:
         hint = f"take at most --max-model-len {most}"
         return refused("context", f"it was made for {most} tokens, not for {asked}", hint)
     return passed("context", f"{asked} of the model's {most} tokens")
+
+
+def _stretched(model: Model) -> bool:
+    """Whether its positions are scaled, so that it reads more than `max_position_embeddings`."""
+    for shape in model.shapes:
+        rope = shape.get("rope_parameters") or {"rope_type": "default"}  # since transformers 5
+        plain = isinstance(rope, dict) and rope.get("rope_type") == "default"
+        if shape.get("rope_scaling") or not plain:
+            return True
+    return False
 
 
 def check_disk(plan: Plan) -> Check:
