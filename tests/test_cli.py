@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import nvml_stub
 from gearshift.cli import app
 from gearshift.gpu import GPUs
 from gearshift.providers import LLMServiceFactory
@@ -412,3 +414,63 @@ def test_an_engine_that_serves_is_not_removed(gearshift, no_gpu, embedding_home,
         assert not engine.exists()
     finally:
         end_stand_in(tmp_path / "stand-in")
+
+
+def test_gpus_are_described_with_who_holds_them(home, tmp_path):
+    """In a process of its own: the NVML that a process has loaded stays."""
+    library = nvml_stub.build(tmp_path / "nvml")
+    lines = [nvml_stub.gpu(0, used=5), nvml_stub.gpu(1), "process 0 4194305 4294967296"]
+    lines += ["link 0 1 99", "fail 1 memory 3"]
+    wide = nvml_stub.scenario(library, tmp_path / "scenario", *lines) | {"COLUMNS": "160"}
+
+    def run(*arguments):
+        command = [Path(sys.executable).with_name("gearshift"), "gpus", *arguments]
+        return subprocess.run(
+            command, env=os.environ | wide, capture_output=True, text=True, timeout=60
+        )
+
+    found = json.loads(run("--json").stdout)
+    first, second = found["gpus"]
+    assert (first["index"], first["name"]) == (0, "NVIDIA L4")
+    assert (first["memory_used_bytes"], first["memory_total_bytes"]) == (5 << 30, 24 << 30)
+    assert (first["utilization_percent"], first["temperature_c"]) == (37, 61)
+    assert first["power_watts"] == 70.5
+    holder = {"pid": 4194305, "name": None, "memory_bytes": 4 << 30, "server": None}
+    assert first["processes"] == [holder]
+    assert second["memory_total_bytes"] is None
+    assert "unified memory" in second["notes"][0]
+    assert found["links"] == [{"first": 0, "second": 1, "kind": "NVLINK"}]
+    shown = run()
+    assert shown.returncode == 0
+    assert "5.0 of 24.0 GiB" in " ".join(shown.stdout.split())
+    assert "NVLINK" in shown.stdout
+    assert run("--watch", "--json").returncode == 2
+
+
+def test_without_a_driver_there_are_no_gpus_and_a_reason(gearshift, no_gpu):
+    status, found, _ = gearshift("gpus")
+    assert status == 0
+    assert found["gpus"] == []
+    assert found["problem"] == "there is no driver"
+
+
+def test_status_tells_what_engines_do(gearshift, serve, monkeypatch, no_gpu):
+    async def metrics(exchange):
+        text = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 3.0\n"
+        await exchange.reply(text, 200, "text/plain")
+
+    async def loaded(exchange):
+        await exchange.reply({"models": [{"name": "m", "size": 10, "size_vram": 5}]})
+
+    monkeypatch.setenv("VLLM_BASE_URL", url := serve(metrics).url)
+    monkeypatch.setenv("OLLAMA_BASE_URL", serve(loaded).url)
+    load_settings.cache_clear()
+    status, found, _ = gearshift("status", "--metrics")
+    assert status == 0
+    assert found["servers"] == []
+    (elsewhere,) = found["elsewhere"]
+    assert elsewhere["url"] == url
+    assert elsewhere["metrics"]["running"] == 3
+    assert elsewhere["metrics"]["waiting"] is None
+    assert elsewhere["metrics_since_start"] is None  # it does not tell when it was started
+    assert [(m["name"], m["gpu_share"]) for m in found["ollama"]["loaded"]] == [("m", 0.5)]

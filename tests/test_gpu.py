@@ -21,6 +21,11 @@ if sys.argv[1:]:
 found = look()
 print(json.dumps(dataclasses.asdict(found) | {"known": found.known}))
 """
+LINKS = """
+import json
+from gearshift.gpu import links
+print(json.dumps([[link.first, link.second, link.kind] for link in links()]))
+"""
 IN_WSL = """
 import platform
 platform.release = lambda: "6.6.87.2-microsoft-standard-WSL2"
@@ -76,7 +81,9 @@ def test_each_card_is_described(look, count):
     assert first["memory_used_bytes"] == GIB
     assert first["memory_free_bytes"] == 23 * GIB
     assert (first["utilization_percent"], first["temperature_c"]) == (37, 61)
-    assert first["power_watts"] == 70.5
+    assert (first["power_watts"], first["power_limit_watts"]) == (70.5, 72.0)
+    assert (first["clock_mhz"], first["memory_clock_mhz"]) == (2040, 6251)
+    assert (first["state"], first["notes"]) == ("ok", [])
     assert first["compute_capability"] == [8, 9]
     assert first["holders"] == []
     assert first["problem"] is None
@@ -121,7 +128,9 @@ def test_a_holder_without_a_process_id_makes_the_holders_unknown(look):
 
 
 def test_in_wsl_no_holder_shown_does_not_mean_that_there_is_none(look):
-    assert look(gpu(0), code=IN_WSL + LOOK)["gpus"][0]["holders"] is None
+    card = look(gpu(0), code=IN_WSL + LOOK)["gpus"][0]
+    assert card["holders"] is None
+    assert "Task Manager" in card["notes"][0]
     found = look(gpu(0), "process 0 4194305 -", code=IN_WSL + LOOK)
     assert [one["pid"] for one in found["gpus"][0]["holders"]] == [4194305]
 
@@ -144,10 +153,25 @@ def test_instances_of_a_shared_card(look):
     assert found["gpus"][1]["mig"] == []
 
 
+def test_what_lies_between_two_cards(look):
+    cards = [gpu(number) for number in range(4)]
+    between = ["link 0 1 99", "link 0 2 10", "link 0 3 40", "link 1 2 50", "link 2 3 30"]
+    assert look(*cards, *between, code=LINKS) == [
+        [0, 1, "NVLINK"],
+        [0, 2, "PIX"],
+        [0, 3, "NODE"],
+        [1, 2, "SYS"],
+        [2, 3, "PHB"],  # and of 1 and 3 nothing is known
+    ]
+    assert look(*cards, *between, "fail 0 memory 15", code=LINKS) == [[1, 2, "SYS"], [2, 3, "PHB"]]
+    assert look("init 9", code=LINKS) == []
+
+
 def test_a_lost_card_takes_no_other_with_it(look):
     found = look(gpu(0), gpu(1), gpu(2), "fail 1 memory 15", "fail 2 handle 15")
     assert "lost" in found["gpus"][1]["problem"]
     assert "lost" in found["gpus"][2]["problem"]
+    assert [card["state"] for card in found["gpus"]] == ["ok", "lost", "lost"]
     assert found["gpus"][1]["memory_total_bytes"] is None
     assert found["gpus"][0]["memory_total_bytes"] == 24 * GIB
 
@@ -170,6 +194,8 @@ WHAT = {
     "utilization": ("utilization_percent",),
     "temperature": ("temperature_c",),
     "power": ("power_watts",),
+    "limit": ("power_limit_watts",),
+    "clocks": ("clock_mhz", "memory_clock_mhz"),
     "capability": ("compute_capability",),
     "processes": ("holders",),
 }
@@ -179,7 +205,11 @@ WHAT = {
 def test_what_a_card_does_not_give_is_unknown_and_nothing_else(look, what):
     """Of a GPU that shares the processor's memory, NVML does not say how much there is."""
     usual = look(gpu(0))["gpus"][0]
-    assert look(gpu(0), f"fail 0 {what} 3")["gpus"][0] == usual | dict.fromkeys(WHAT[what])
+    found = look(gpu(0), f"fail 0 {what} 3")["gpus"][0]
+    notes = found.pop("notes")
+    assert found == {k: v for k, v in usual.items() if k != "notes"} | dict.fromkeys(WHAT[what])
+    advice = {"memory": "unified memory", "processes": "--pid=host"}.get(what)
+    assert (advice in notes[0] and len(notes) == 1) if advice else notes == []
 
 
 def test_idle_is_zero_and_not_unknown(look):
@@ -205,17 +235,18 @@ def test_an_old_driver_lacks_functions_and_is_used_all_the_same(look, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "words", "advice"),
+    ("code", "state", "words", "advice"),
     [
-        (18, "different versions", "reboot"),
-        (9, "not loaded", "modprobe"),
-        (4, "may not", "rights"),
-        (17, "blocks", "WSL"),
-        (999, "Unknown Error", "container"),
+        (18, "driver_mismatch", "different versions", "reboot"),
+        (9, "driver_not_loaded", "not loaded", "modprobe"),
+        (4, "no_permission", "may not", "rights"),
+        (17, "blocked", "blocks", "WSL"),
+        (999, "no_answer", "Unknown Error", "container"),
     ],
 )
-def test_a_driver_that_does_not_answer_says_why_and_what_to_do(look, code, words, advice):
+def test_a_driver_that_does_not_answer_says_why_and_what_to_do(look, code, state, words, advice):
     found = look(f"init {code}")
+    assert found["state"] == state
     assert not found["known"]
     assert found["gpus"] == []
     assert words in found["problem"]

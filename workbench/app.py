@@ -31,6 +31,7 @@ st.navigation(
         st.Page("views/chat.py", title="Chat", icon=":material/forum:", default=True),
         st.Page("views/documents.py", title="Documents", icon=":material/description:"),
         st.Page("views/servers.py", title="Servers", icon=":material/dns:"),
+        st.Page("views/monitor.py", title="GPU and engine", icon=":material/monitoring:"),
     ]
 ).run()
 warm.up()

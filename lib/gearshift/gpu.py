@@ -7,12 +7,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import combinations
 from typing import Any, TypeVar
 
 import psutil
 import pynvml
 
 T = TypeVar("T")
+
+
+class GPUState(StrEnum):
+    """How a GPU, or the driver of all of them, is."""
+
+    OK = "ok"
+    NO_DRIVER = "no_driver"
+    DRIVER_NOT_LOADED = "driver_not_loaded"
+    DRIVER_MISMATCH = "driver_mismatch"
+    NO_PERMISSION = "no_permission"
+    BLOCKED = "blocked"  # by the operating system
+    LOST = "lost"
+    RESET_REQUIRED = "reset_required"
+    NO_ANSWER = "no_answer"
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,12 @@ class GPU:
     """One GPU; what the card or its driver does not give is `None`.
 
     Attributes:
-        power_watts: What it draws now.
+        power_watts: What it draws now; its limit is the one that is in force.
         compute_capability: Major and minor number.
         holders: Who holds its memory; `None` where that cannot be known: the driver refuses, or
             gives no process ids.
         problem: Why it does not answer, in a sentence.
+        notes: What it does not tell, why, and what to do, a sentence each.
     """
 
     index: int
@@ -55,10 +72,15 @@ class GPU:
     utilization_percent: int | None = None
     temperature_c: int | None = None
     power_watts: float | None = None
+    power_limit_watts: float | None = None
+    clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
     compute_capability: tuple[int, int] | None = None
     holders: tuple[Holder, ...] | None = None
     mig: tuple[MigInstance, ...] = ()
+    state: GPUState = GPUState.OK
     problem: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,7 @@ class GPUs:
     gpus: tuple[GPU, ...] = ()
     driver: str | None = None
     cuda: str | None = None
+    state: GPUState = GPUState.OK
     problem: str | None = None
     hint: str | None = None
 
@@ -77,33 +100,59 @@ class GPUs:
         return self.problem is None
 
 
+@dataclass(frozen=True)
+class Link:
+    """What lies between two GPUs, in the words of `nvidia-smi topo`.
+
+    Attributes:
+        first, second: Their indexes.
+        kind: `NVLINK`, or the last thing that data passes: `PIX` and `PXB` (PCIe switches), `PHB`
+            (a host bridge), `NODE` (bridges of one processor), `SYS` (two processors).
+    """
+
+    first: int
+    second: int
+    kind: str
+
+
 _PROBLEMS = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+        GPUState.NO_DRIVER,
         "there is no NVIDIA driver on this machine",
         "without an NVIDIA GPU that is as it should be; else install its driver, or start the "
         "container with --gpus all",
     ),
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
+        GPUState.DRIVER_NOT_LOADED,
         "the NVIDIA driver is not loaded",
         "load it with: sudo modprobe nvidia; after an update of it, reboot",
     ),
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+        GPUState.DRIVER_MISMATCH,
         "the NVIDIA driver and its library have different versions",
         "reboot: the driver was updated while its old version was loaded",
     ),
     pynvml.NVML_ERROR_NO_PERMISSION: (
+        GPUState.NO_PERMISSION,
         "this user may not ask the NVIDIA driver",
         "check the rights of /dev/nvidia*; in a container, start it with --gpus all",
     ),
     pynvml.NVML_ERROR_OPERATING_SYSTEM: (
+        GPUState.BLOCKED,
         "the operating system blocks access to the GPUs",
         "in WSL, update the driver in Windows, then: wsl --update, wsl --shutdown",
     ),
 }
 
 _BROKEN = {
-    pynvml.NVML_ERROR_GPU_IS_LOST: "it is lost: it fell off the bus; reboot the machine",
-    pynvml.NVML_ERROR_RESET_REQUIRED: "it must be reset: sudo nvidia-smi --gpu-reset -i {index}",
+    pynvml.NVML_ERROR_GPU_IS_LOST: (
+        GPUState.LOST,
+        "it is lost: it fell off the bus; reboot the machine",
+    ),
+    pynvml.NVML_ERROR_RESET_REQUIRED: (
+        GPUState.RESET_REQUIRED,
+        "it must be reset: sudo nvidia-smi --gpu-reset -i {index}",
+    ),
 }
 """Answers that speak of the whole card, whatever it was asked for."""
 
@@ -129,15 +178,49 @@ def look() -> GPUs:
             return _unknown(error)
 
 
+_LEVELS = {
+    pynvml.NVML_TOPOLOGY_INTERNAL: "PIX",  # two GPUs on one board
+    pynvml.NVML_TOPOLOGY_SINGLE: "PIX",
+    pynvml.NVML_TOPOLOGY_MULTIPLE: "PXB",
+    pynvml.NVML_TOPOLOGY_HOSTBRIDGE: "PHB",
+    pynvml.NVML_TOPOLOGY_NODE: "NODE",
+    pynvml.NVML_TOPOLOGY_SYSTEM: "SYS",
+}
+
+
+def links() -> tuple[Link, ...]:
+    """What lies between each pair of GPUs; pairs of which nothing is known are left out.
+
+    It does not change while a machine runs. Never raises.
+    """
+    indexes = [card.index for card in look().gpus if card.problem is None]
+    found = (_link(first, second) for first, second in combinations(indexes, 2))
+    with _lock:
+        return tuple(link for link in found if link is not None)
+
+
+def _link(first: int, second: int) -> Link | None:
+    try:
+        pair = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in (first, second)]
+        nvlink = _ask(pynvml.nvmlDeviceGetP2PStatus, *pair, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+        if nvlink == pynvml.NVML_P2P_STATUS_OK:
+            return Link(first, second, "NVLINK")
+        level = _ask(pynvml.nvmlDeviceGetTopologyCommonAncestor, *pair)
+    except pynvml.NVMLError:
+        return None
+    return None if level is None else Link(first, second, _LEVELS.get(level, "SYS"))
+
+
 def _unknown(error: pynvml.NVMLError) -> GPUs:
-    problem, hint = _PROBLEMS.get(
+    state, problem, hint = _PROBLEMS.get(
         error.value,
         (
+            GPUState.NO_ANSWER,
             f"the NVIDIA driver answers: {error}",
             "see what nvidia-smi says; a container that has lost its GPUs must be started again",
         ),
     )
-    return GPUs(problem=problem, hint=hint)
+    return GPUs(state=state, problem=problem, hint=hint)
 
 
 def _ask(function: Callable[..., T], *arguments: Any) -> T | None:
@@ -160,14 +243,17 @@ def _gpu(index: int) -> GPU:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         return _facts(index, handle)
     except pynvml.NVMLError as error:
-        problem = _BROKEN.get(error.value, f"it does not answer: {error}")
-        return GPU(index, problem=problem.replace("{index}", str(index)))
+        otherwise = GPUState.NO_ANSWER, f"it does not answer: {error}"
+        state, problem = _BROKEN.get(error.value, otherwise)
+        return GPU(index, state=state, problem=problem.replace("{index}", str(index)))
 
 
 def _facts(index: int, handle: Any) -> GPU:
     memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
     rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
     power = _ask(pynvml.nvmlDeviceGetPowerUsage, handle)
+    limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    holders = _holders(handle)
     capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
     return GPU(
         index=index,
@@ -179,10 +265,29 @@ def _facts(index: int, handle: Any) -> GPU:
         utilization_percent=rates and rates.gpu,
         temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
         power_watts=None if power is None else power / 1000,
+        power_limit_watts=None if limit is None else limit / 1000,
+        clock_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_GRAPHICS),
+        memory_clock_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
         compute_capability=capability and (capability[0], capability[1]),
-        holders=_holders(handle),
+        holders=holders,
         mig=tuple(_instances(handle)),
+        notes=tuple(_notes(memory is None, holders is None)),
     )
+
+
+def _notes(no_memory: bool, no_holders: bool) -> Iterator[str]:
+    if no_memory:
+        yield (
+            "it does not tell its memory: a card that shares the machine's (unified memory) has "
+            "none of its own; look at the machine's"
+        )
+    if no_holders and _in_wsl():
+        yield "WSL does not tell who holds its memory; Windows' Task Manager does"
+    elif no_holders:
+        yield (
+            "the driver does not tell who holds its memory: ask as root, and in a container start "
+            "it with --pid=host"
+        )
 
 
 def _holders(handle: Any) -> tuple[Holder, ...] | None:

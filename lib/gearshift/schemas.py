@@ -138,6 +138,29 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that Ollama holds in memory.
+
+    Attributes:
+        size_bytes: All of it, its context included.
+        gpu_bytes: As much of that as is on GPUs.
+        until: When it is unloaded if nobody asks it, as RFC 3339.
+    """
+
+    name: str
+    size_bytes: int | None = None
+    gpu_bytes: int | None = None
+    until: str | None = None
+
+    @property
+    def gpu_share(self) -> float | None:
+        """How much of it is on GPUs, 0 to 1."""
+        if not self.size_bytes or self.gpu_bytes is None:
+            return None
+        return min(1.0, self.gpu_bytes / self.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionStatus:
     """What a provider said when it was asked how it is; true when it can answer a chat."""
 

@@ -10,6 +10,8 @@ import pytest
 
 import tiny_models
 from gearshift.engine import servers
+from gearshift.engine.metrics import between
+from gearshift.engine.monitor import watch_once
 from gearshift.engine.processes import alive
 from gearshift.engine.records import State
 from gearshift.engine.start import Wish, prepare
@@ -79,6 +81,35 @@ def started(vllm, chat_model, embedding_model):
     return [vllm.wait(port) for port in ports]
 
 
+async def same_figures(vllm, record, service):
+    """What the server says of itself agrees with what those who asked it have counted."""
+    settings = vllm.settings(vllm_base_url=record.url)
+
+    async def figures():
+        engines, _ = await watch_once(settings)
+        return next(engine for engine in engines if engine.url == record.url)
+
+    async def ask(number):
+        began, first = time.monotonic(), None
+        prompt = "Hello " * 40 + str(number)
+        async for chunk in service.generate_stream(prompt, record.model, max_tokens=30):  # noqa: B007
+            first = first or time.monotonic() - began
+        return first, chunk.usage.completion_tokens, chunk.usage.prompt_tokens
+
+    before = (await figures()).readings[-1].sample
+    answers = [await asyncio.gather(*(ask(number) for number in range(8))) for _ in range(3)]
+    times, written, read = zip(*(one for round_ in answers for one in round_), strict=True)
+    engine = await figures()
+    found = between(before, engine.readings[-1].sample)
+    assert found.finished == len(times) == 24
+    assert found.generation_tokens_per_s * found.seconds == pytest.approx(sum(written))
+    assert found.prompt_tokens_per_s * found.seconds == pytest.approx(sum(read))
+    assert 0 < found.ttft_s.mean < max(times)  # the way to us and back is not in it
+    assert 0.5 < found.prefix_cache_hit_rate < 1.0  # the prompts begin with the same words
+    assert (engine.now().running, engine.now().waiting) == (0, 0)
+    assert f"{found.kv_cache_tokens:,} tokens" in record.log.read_text("utf-8")
+
+
 async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started):
     text, vectors = started
     service = vllm.service(text.launch.port)
@@ -93,6 +124,7 @@ async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started
         )
     ]
     assert "".join(pieces) == whole.text
+    await same_figures(vllm, text, service)
     rows = await vllm.service(vectors.launch.port).embed(["one", "two"], model=vectors.model)
     assert [len(row) for row in rows] == [128, 128]
     log = text.log.read_text("utf-8")

@@ -7,6 +7,8 @@
  *   process GPU PID BYTES                  it computes; BYTES - is "not available"
  *   graphics GPU PID BYTES                 it draws
  *   mig GPU UUID TOTAL FREE
+ *   link GPU GPU LEVEL                     between two: 0 (one board) to 50 (two processors), or
+ *                                          99: NVLink
  *   fail GPU WHAT CODE                     WHAT: handle memory temperature power processes ...
  *   fail -1 WHAT CODE                      WHAT: count driver
  *
@@ -33,7 +35,8 @@ static struct gpu {
 static struct { int gpu, draws; unsigned pid; unsigned long long bytes; } processes[64];
 static struct { int gpu; char uuid[96]; unsigned long long total, free; } migs[64];
 static struct { int gpu; char what[32]; int code; } faults[64];
-static int gpu_count, process_count, mig_count, fault_count, init_code;
+static struct { int first, second, level; } links[64];
+static int gpu_count, process_count, mig_count, link_count, fault_count, init_code;
 int stub_inits; /* how often it was initialized, for tests to read */
 
 static void give_up(const char *why, const char *line) {
@@ -49,7 +52,7 @@ static void read_line(const char *line) {
     char what[32], amount[32], text[96];
     unsigned long long total, used;
     unsigned util, temperature, power, major, minor, pid;
-    int gpu, code;
+    int gpu, other, code;
     if (strspn(line, " \n") == strlen(line)) return;
     if (sscanf(line, "init %d", &init_code) == 1) return;
     if (sscanf(line, "slow %d", &code) == 1) {
@@ -77,6 +80,11 @@ static void read_line(const char *line) {
         strcpy(migs[mig_count].uuid, text);
         migs[mig_count].total = total;
         migs[mig_count++].free = used;
+    } else if (sscanf(line, "link %d %d %d", &gpu, &other, &code) == 3) {
+        check_room(link_count, 64, line);
+        links[link_count].first = gpu;
+        links[link_count].second = other;
+        links[link_count++].level = code;
     } else if (sscanf(line, "fail %d %31s %d", &gpu, what, &code) == 3) {
         check_room(fault_count, 64, line);
         faults[fault_count].gpu = gpu;
@@ -92,7 +100,7 @@ int nvmlInitWithFlags(unsigned flags) {
     const char *path = getenv("NVML_STUB");
     FILE *file = path ? fopen(path, "r") : NULL;
     if (!file) give_up("cannot read the file named by NVML_STUB:", path ? path : "it is not set");
-    gpu_count = process_count = mig_count = fault_count = init_code = 0;
+    gpu_count = process_count = mig_count = link_count = fault_count = init_code = 0;
     while (fgets(line, sizeof line, file)) read_line(line);
     fclose(file);
     stub_inits++;
@@ -167,6 +175,34 @@ int nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *celsius) {
 int nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
     *milliwatts = gpus[number(handle)].power;
     return fault(handle, "power");
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *milliwatts) {
+    *milliwatts = 72000;
+    return fault(handle, "limit");
+}
+
+int nvmlDeviceGetClockInfo(void *handle, unsigned clock, unsigned *megahertz) {
+    *megahertz = clock == 0 ? 2040 : 6251; /* 0: graphics */
+    return fault(handle, "clocks");
+}
+
+static int level(void *first, void *second) {
+    for (int i = 0; i < link_count; i++)
+        if (links[i].first == number(first) && links[i].second == number(second)) return links[i].level;
+    return -1;
+}
+
+int nvmlDeviceGetTopologyCommonAncestor(void *first, void *second, unsigned *found) {
+    int there = level(first, second);
+    *found = there;
+    return there < 0 || there == 99 ? NOT_SUPPORTED : 0;
+}
+
+int nvmlDeviceGetP2PStatus(void *first, void *second, unsigned what, unsigned *status) {
+    int there = level(first, second);
+    *status = what == 2 && there == 99 ? 0 : 5; /* 2: NVLink; 5: not supported */
+    return there < 0 ? NOT_SUPPORTED : 0;
 }
 
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {

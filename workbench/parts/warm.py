@@ -10,6 +10,7 @@ import streamlit as st
 
 from gearshift.errors import GearshiftError
 from gearshift.rag import library
+from parts import monitor
 
 _DELAY = 1.5  # seconds
 
@@ -31,6 +32,7 @@ def _work() -> None:
     except GearshiftError as problem:
         # Whoever asks a question meets the same problem, and is told then.
         log.warning("warming up: %s", problem)
+    monitor.monitor()
     # Streamlit collects garbage after every run of a page. What was loaded until now stays for
     # good, and looking through it each time costs 0.1 s: more than showing an answer.
     gc.collect()

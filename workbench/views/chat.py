@@ -17,6 +17,7 @@ from gearshift.settings import load_settings
 from parts import state
 from parts.answers import show, show_sources
 from parts.gearbox import gearbox
+from parts.monitor import strip
 
 EXAMPLES = (
     "When should I use vLLM instead of Ollama?",
@@ -40,6 +41,7 @@ def main() -> None:
             st.rerun()
         gearbox()
         collection = _choose_collection()
+        strip()
     asked = st.chat_input("Ask the documents …", disabled=job is not None and job.running)
     if not conversation.turns:
         asked = asked or _empty_state(collection)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from gearshift import __version__
-from gearshift.cli import chat, engine, servers
+from gearshift.cli import chat, engine, gpus, servers
 from gearshift.cli._report import out
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (chat.app, servers.app):
+for part in (chat.app, servers.app, gpus.app):
     app.registered_commands += part.registered_commands
 app.add_typer(engine.app, name="engine")
 

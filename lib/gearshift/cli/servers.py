@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +18,11 @@ from gearshift.engine.launch import config_yaml
 from gearshift.engine.profiles import PROFILES
 from gearshift.engine.records import LIVING, Record, State
 from gearshift.errors import EngineError
+from gearshift.providers import run
 from gearshift.settings import load_settings
+
+if TYPE_CHECKING:  # it takes its time to import
+    from gearshift.engine.monitor import Engine, Ollama
 
 app = typer.Typer()
 
@@ -216,12 +221,68 @@ def _wait(record: Record, as_json: bool) -> Record:
 
 
 @app.command()
-def status(as_json: JSON = False) -> None:
+def status(
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Also what they do, measured for two seconds.")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
     """Show the servers that were started here."""
     from gearshift.engine import servers
+    from gearshift.engine.monitor import watch_once
 
     with reporting(as_json):
-        _show(servers.status(load_settings()), as_json)
+        settings = load_settings()
+        records = servers.status(settings)
+        if not metrics:
+            _show(records, as_json)
+            return
+        engines, ollama = run(watch_once(settings))
+        if not as_json:
+            _show(records, as_json)
+            for engine in engines:
+                out.print(_doing(engine), markup=False)
+            out.print(_holding(ollama), markup=False)
+            return
+        figures = {engine.url: _figures(engine) for engine in engines}
+        rows = [row(r) | figures.get(r.url, _figures(None)) for r in records]
+        elsewhere = [{"url": e.url} | figures[e.url] for e in engines if e.record is None]
+        loaded = [asdict(model) | {"gpu_share": model.gpu_share} for model in ollama.loaded]
+        print_json(
+            {
+                "servers": rows,
+                "elsewhere": elsewhere,
+                "ollama": asdict(ollama) | {"loaded": loaded},
+            }
+        )
+
+
+def _figures(engine: Engine | None) -> dict[str, Any]:
+    """What a server did while we looked, and since it was started."""
+    now = engine.now() if engine else None
+    whole = engine.since_start() if engine else None
+    return {
+        "metrics": asdict(now) if now else None,
+        "metrics_since_start": asdict(whole) if whole else None,
+        "metrics_problem": engine.readings[-1].problem if engine else None,
+    }
+
+
+def _doing(engine: Engine) -> str:
+    from gearshift.engine.metrics import in_words
+
+    now, seqs = engine.now(), engine.record.launch.max_num_seqs if engine.record else None
+    if now is None:
+        return engine.readings[-1].problem or f"{engine.name} says nothing"
+    return f"{engine.name}: {in_words(now, seqs)}"
+
+
+def _holding(ollama: Ollama) -> str:
+    if ollama.problem:
+        return ollama.problem
+    shares = ((m.name, m.gpu_share) for m in ollama.loaded)
+    held = [n if share is None else f"{n} ({100 * share:.0f} % on GPUs)" for n, share in shares]
+    return f"Ollama: {', '.join(held) or 'no model is loaded'}"
 
 
 def _show(records: list[Record], as_json: bool) -> None:

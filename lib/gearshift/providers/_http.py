@@ -173,14 +173,7 @@ class Endpoint:
         Raises:
             ProviderError: no answer within `timeout` seconds, or not a JSON object.
         """
-        try:
-            async with asyncio.timeout(timeout), self.open(path, payload, model) as response:
-                body = await read_body(response)
-        except TimeoutError:
-            raise TimedOut(
-                f"{self.who} accepts connections but does not answer within {timeout:g} s",
-                hint="it may hang or be busy: look into its log, restart it if need be",
-            ) from None
+        body = await self._body(path, payload, model, timeout)
         try:
             answer = read_json(body)
         except NotJSON:
@@ -191,6 +184,30 @@ class Endpoint:
                 hint="check host, port and path of the address",
             )
         return answer
+
+    async def ask_text(self, path: str) -> str:
+        """The text that answers a small question.
+
+        Raises:
+            ProviderError: no answer within `HELP_TIMEOUT`.
+        """
+        return (await self._body(path, None, None, HELP_TIMEOUT)).decode("utf-8", "replace")
+
+    async def _body(
+        self,
+        path: str,
+        payload: dict[str, Any] | None,
+        model: str | None,
+        timeout: float,  # noqa: ASYNC109
+    ) -> bytes:
+        try:
+            async with asyncio.timeout(timeout), self.open(path, payload, model) as response:
+                return await read_body(response)
+        except TimeoutError:
+            raise TimedOut(
+                f"{self.who} accepts connections but does not answer within {timeout:g} s",
+                hint="it may hang or be busy: look into its log, restart it if need be",
+            ) from None
 
     def _without_key(self, error: ProviderError) -> ProviderError:
         if self.key and self.key in error.message:

@@ -12,7 +12,7 @@ from gearshift.errors import ContextExceeded, ProtocolError, ServerFailed, Trunc
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
-from gearshift.providers._loop import Relay, submit
+from gearshift.providers._loop import Relay, on_loop, submit
 from gearshift.providers._versions import older
 from gearshift.providers._wire import Lines, NotJSON, as_count, read_json
 from gearshift.schemas import (
@@ -20,6 +20,7 @@ from gearshift.schemas import (
     ConnectionStatus,
     FinishReason,
     GenerationRequest,
+    LoadedModel,
     ModelInfo,
     Usage,
 )
@@ -241,6 +242,27 @@ class OllamaService(BaseLLMService):
             raise ProtocolError(
                 f"{self.label} did not return embeddings", hint="use another embedding model"
             ) from None
+
+    async def loaded(self) -> list[LoadedModel]:
+        """The models that are in memory now.
+
+        Raises:
+            ProviderError: it does not say.
+        """
+        return await on_loop(self._loaded())
+
+    async def _loaded(self) -> list[LoadedModel]:
+        rows = (await (await self._endpoint()).ask("/api/ps")).get("models")
+        return [
+            LoadedModel(
+                row["name"],
+                as_count(row.get("size")),
+                as_count(row.get("size_vram")),
+                _text(row.get("expires_at")),
+            )
+            for row in (rows if isinstance(rows, list) else [])
+            if isinstance(row, dict) and _text(row.get("name"))
+        ]
 
     async def pull(self, model: str) -> AsyncIterator[PullProgress]:
         """Downloads a model; ends only when Ollama says that it succeeded.

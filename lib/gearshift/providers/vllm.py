@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gearshift.errors import ProviderError
 from gearshift.providers._http import Endpoint
+from gearshift.providers._loop import on_loop
 from gearshift.providers._openai import OpenAICompatibleService
 from gearshift.providers._versions import older
 from gearshift.schemas import ConnectionStatus
@@ -30,6 +31,17 @@ class VLLMService(OpenAICompatibleService):
             key.get_secret_value() if key else None,
             self.settings.proxy,
         )
+
+    async def metrics(self) -> str:
+        """What the server says of itself, in Prometheus' text format.
+
+        Raises:
+            ProviderError: it does not say.
+        """
+        return await on_loop(self._metrics())
+
+    async def _metrics(self) -> str:
+        return await (await self._endpoint()).ask_text("/metrics")
 
     async def _check(self) -> ConnectionStatus:
         models = await self._list_models()
