@@ -24,6 +24,8 @@ from parts.markdown import cited, plain, safe
         ("<script>", "\\<script\\>"),
         ("costs $5 and $6", "costs \\$5 and \\$6"),
         ("`a[1] <b>`", "`a[1] <b>`"),
+        ("`a | b <c>` or `d`", "`a | b <c>` or `d`"),
+        ("|x|\n|-|\n|`a | b` `[c]`|", "|x|\n|-|\n|\\`a | b\\` `[c]`|"),
         ("a ` b [c]", "a \\` b \\[c\\]"),
         ("```py\nx[1] = '<b>'\n```", "```py\nx[1] = '<b>'\n```"),
         ("```py\nx[1]", "```py\nx[1]"),

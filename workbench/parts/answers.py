@@ -10,7 +10,7 @@ from gearshift.providers import LLMServiceFactory
 from gearshift.rag.chat import known_sources
 from gearshift.rag.conversations import Conversation
 from gearshift.rag.prompt import label
-from gearshift.schemas import Answer, CitedBy, FinishReason, State
+from gearshift.schemas import Answer, CitedBy, FinishReason, Passage, State
 from parts.markdown import cited, plain, safe
 
 _HEADING = re.compile(r"(?m)^#{1,6}[ \t]+(.*?)[ \t]*#*$")  # a passage must not shout over the page
@@ -94,13 +94,22 @@ def show_sources(conversation: Conversation) -> None:
     if not known:
         st.caption("The passages that an answer rests on appear here.")
         return
-    last = {source.number for source in conversation.turns[-1].sources}
+    last = conversation.turns[-1]
+    found, now = ({one.number for one in ones} for ones in (last.sources, last.citations))
     cited_numbers = {c.number for turn in conversation.turns for c in turn.citations}
-    order = sorted(known, key=lambda n: (n not in last, n not in cited_numbers, n))
+    order = sorted(known, key=lambda n: (n not in now, n not in found, n not in cited_numbers, n))
     for number in order:
         source = known[number]
         with st.container(border=True):
             mark = " :green-badge[cited]" if number in cited_numbers else ""
             title = f"\\[{number}\\] {plain(label(source.passage))}{mark}"
             st.subheader(title, anchor=f"source-{number}")
-            st.markdown(safe(_HEADING.sub(r"**\1**", source.passage.text)))
+            st.markdown(safe(_HEADING.sub(r"**\1**", _below_its_title(source.passage))))
+
+
+def _below_its_title(passage: Passage) -> str:
+    """The text without a first heading that the card's title ends with already."""
+    first = _HEADING.match(passage.text)
+    if first and passage.heading and first[1] == passage.heading[-1]:
+        return passage.text[first.end() :].lstrip("\n")
+    return passage.text

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from gearshift.rag.citations import marks
 from gearshift.schemas import Answer, CitedBy
 
-# A code span, as narrow as Markdown parsers agree on: one line, and no cell border inside.
-_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)([^\n|]*?[^`\n|])\1(?!`)")
+# A code span, as narrow as Markdown parsers agree on: one line.
+_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)([^\n]*?[^`\n])\1(?!`)")
+# What a table needs; in one, a cell border ends a code span.
+_TABLE = re.compile(r"^[\s>*+\d.)|:-]*-[\s|:-]*$", re.MULTILINE)
 # Only fences that every parser sees as such: at the left edge, with a plain word behind them. An
 # indented one may end with its list, and what follows would be live.
 _OPENING = re.compile(r"^(`{3,}|~{3,})[\w+-]*[ \t]*$", re.MULTILINE)
@@ -37,6 +39,7 @@ def safe(text: str, inserts: Mapping[int, str] | None = None) -> str:
     # Markdown ends lines at \r, too; as many characters as before, so that positions hold.
     text = text.replace("\r\n", " \n").replace("\r", "\n")
     fences = _fenced(text)
+    tables = _TABLE.search(text) is not None
     out: list[str] = []
     position = 0
     while position < len(text):
@@ -48,23 +51,28 @@ def safe(text: str, inserts: Mapping[int, str] | None = None) -> str:
                 position = end
                 break
         else:
-            position = _copy(text, position, out)
+            position = _copy(text, position, out, tables)
     if len(text) in inserts and not (fences and fences[-1][1] == len(text)):
         out.append(inserts[len(text)])
     return "".join(out)
 
 
-def _copy(text: str, position: int, out: list[str]) -> int:
+def _copy(text: str, position: int, out: list[str], tables: bool) -> int:
     character = text[position]
     if character == "\\" and position + 1 < len(text):
         pair = text[position : position + 2]
         out.append(pair if pair[1] in _SPECIAL + "`\\*_" else "\\" + pair)
         return position + 2
     if character == "`" and (code := _CODE_SPAN.match(text, position)):
-        out.append(code[0])
+        broken = tables and "|" in code[0]
+        out.append("".join(map(_escaped, code[0])) if broken else code[0])
         return code.end()
-    out.append("\\" + character if character in _SPECIAL + "`" else character)
+    out.append(_escaped(character))
     return position + 1
+
+
+def _escaped(character: str) -> str:
+    return "\\" + character if character in _SPECIAL + "`" else character
 
 
 def _fenced(text: str) -> list[tuple[int, int]]:

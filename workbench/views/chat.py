@@ -76,10 +76,12 @@ def _choose_collection() -> str:
 
 def _empty_state(collection: str) -> str | None:
     st.title("Ask your documents")
-    st.write(
-        "Answers come with citations that open the exact passage. Begin with the handbook on "
-        "running Ollama and vLLM, or add your own files on the **Documents** page."
-    )
+    begin = {
+        library.SAMPLE: "Begin with the handbook on running Ollama and vLLM, or add your own files "
+        "on the **Documents** page.",
+        NO_DOCUMENTS: "No documents are chosen now: the model answers from what it knows.",
+    }.get(collection, "Ask about your own files; the handbook can be chosen in the sidebar.")
+    st.write(f"Answers come with citations that open the exact passage. {begin}")
     # They are about the handbook: over other documents they would only find nothing.
     examples = EXAMPLES if collection == library.SAMPLE else ()
     for column, example in zip(st.columns(len(EXAMPLES)), examples, strict=False):
@@ -93,12 +95,19 @@ def _empty_state(collection: str) -> str | None:
 
 
 def _about_the_embedded_model() -> None:
+    (ollama,) = state.watch().look([_service("ollama")])
+    if ollama.status.ready:
+        better = "Ollama runs here: choose it in the sidebar for better answers"
+    else:
+        chosen = state.provider() == "ollama"
+        better = (
+            "For a better one install [Ollama](https://ollama.com/download) and run "
+            f"`ollama pull mistral`{'' if chosen else ', then choose Ollama in the sidebar'}"
+        )
     st.info(
-        "No model server is in use, so a built-in model answers. With 135 million parameters it is "
-        "too small to write well: it picks sentences from the passages, not always the right ones. "
-        "Good for trying things out. For a better one install "
-        "[Ollama](https://ollama.com/download), run `ollama pull mistral`, and choose Ollama in "
-        "the sidebar; for many users at once start a vLLM server.",
+        "A built-in model answers, since no model server is in use. With 135 million parameters it "
+        "is too small to write well: it picks sentences from the passages, not always the right "
+        f"ones. Good for trying things out. {better}; for many users at once start a vLLM server.",
         icon=":material/school:",
     )
 

@@ -7,6 +7,7 @@ import threading
 
 import streamlit as st
 
+from gearshift import gpu
 from gearshift.engine import environment as engine
 from gearshift.engine import servers
 from gearshift.engine.checks import Check, Status, run_checks
@@ -17,7 +18,7 @@ from gearshift.engine.records import LIVING, Record, State
 from gearshift.engine.redact import secrets
 from gearshift.engine.start import Start, Wish, prepare
 from gearshift.errors import GearshiftError
-from gearshift.settings import load_settings, port_of
+from gearshift.settings import Settings, load_settings, port_of
 from parts.markdown import plain
 from parts.state import show_problem
 
@@ -112,7 +113,9 @@ def _form() -> None:
     context = four.number_input(
         "Longest context", 1, value=None, placeholder="the model's", help="In tokens."
     )
+    _what_is_here(settings)
     if not model:
+        st.button("Start", type="primary", icon=":material/play_arrow:", disabled=True)
         return
     wish = Wish(
         model.strip(),
@@ -129,11 +132,21 @@ def _form() -> None:
         show_problem(problem)
         return
     _preview(start, checks)
-    if not engine.installed(settings) and settings.vllm_python is None:
-        st.caption("vLLM is not installed yet: starting installs it first, which takes minutes.")
     refused = any(check.status is Status.REFUSED for check in checks)
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=refused):
         _start(start)
+
+
+def _what_is_here(settings: Settings) -> None:
+    """What a newcomer should know before the first start."""
+    if not engine.installed(settings) and settings.vllm_python is None:
+        st.caption(
+            "vLLM is not installed yet: the first start installs it, which takes minutes and some "
+            "gigabytes."
+        )
+    found = gpu.look()
+    if not found.gpus:
+        st.caption(plain(f"{found.problem or 'No GPU was found'}: it will run on the processor."))
 
 
 def _preview(start: Start, checks: list[Check]) -> None:

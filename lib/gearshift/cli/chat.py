@@ -13,7 +13,7 @@ from rich.table import Table
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
 from gearshift.providers import BaseLLMService, LLMServiceFactory, Watch, chain, run
-from gearshift.settings import PROVIDERS, save_setting
+from gearshift.settings import ENV_FILE, PROVIDERS, save_setting
 
 app = typer.Typer()
 
@@ -312,5 +312,8 @@ def switch(
             )
         if as_json:
             print_json({"active": name, "previous": previous})
-        else:
-            out.print(f"{previous} → {name}")
+            return
+        out.print(f"{previous} → {name}, written into {ENV_FILE.absolute()}", markup=False)
+        service = LLMServiceFactory.get_service(name)
+        (look,) = Watch().look([service], patience=2.0)
+        out.print(f"{service.label}: {look.status.detail}", markup=False)

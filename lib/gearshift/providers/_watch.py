@@ -1,7 +1,7 @@
 """What providers are like at the moment, without ever waiting for one that hangs.
 
-A look returns what is known and has it refreshed in the background when it is no longer fresh; only
-the very first look waits, and not for long.
+A look has what is no longer fresh refreshed in the background. It waits a moment for that, the very
+first one a little longer, and then returns what is known.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 0.4
 """Seconds that a first look waits."""
+_MOMENT = 0.1  # seconds that a later one does; a server on this machine needs a few thousandths
 _FRESH = 4.0  # seconds
 
 CHECKING = ConnectionStatus(False, "No answer yet.")
@@ -48,7 +49,7 @@ class Watch:
 
     def look(self, services: Iterable[BaseLLMService], patience: float = PATIENCE) -> list[Look]:
         """What is known of each; takes at most `patience` seconds, all of them together."""
-        keys, waiting = [], []
+        keys, waiting, all_seen = [], [], True
         for service in services:
             key = (service.name, id(service))
             keys.append(key)
@@ -57,9 +58,9 @@ class Watch:
                 if seen is None or time.monotonic() - seen > _FRESH:
                     if key not in self._under_way:
                         self._under_way[key] = submit(self._refresh(key, service))
-                    if seen is None:
-                        waiting.append(self._under_way[key])
-        wait(waiting, timeout=patience)
+                    waiting.append(self._under_way[key])
+                    all_seen = all_seen and seen is not None
+        wait(waiting, timeout=min(patience, _MOMENT) if all_seen else patience)
         with self._lock:
             return [self._known.get(key, Look()) for key in keys]
 

@@ -66,7 +66,7 @@ def parse(name: str, data: bytes) -> Parsed:
         DocumentError: it cannot be read, and why; `kind` is a `Reason`.
     """
     if not data.strip(b"\0 \t\r\n\f"):
-        raise fail(Reason.EMPTY, "the file is empty", "fill it or leave it out")
+        raise fail(Reason.EMPTY, "there is nothing in it", "fill it or leave it out")
     suffix = PurePath(name.replace("\\", "/")).suffix.lower()
     for module in _formats():
         if not data.startswith(_MARKUP) and module.recognises(data, suffix):
