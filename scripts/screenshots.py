@@ -52,8 +52,8 @@ def documents(page: Page) -> None:
     page.screenshot(path=IMAGES / "documents.png")
 
 
-def servers(page: Page, model: Path) -> None:
-    """A server of the tests' stand-in: what is pictured is the page."""
+def servers_and_monitor(page: Page, model: Path) -> None:
+    """A server of the tests' stand-in: what is pictured are the pages."""
     page.get_by_role("link", name="Servers").click()
     fill(page, "Model", str(model))
     fill(page, "Port", str(free_port()))
@@ -65,6 +65,11 @@ def servers(page: Page, model: Path) -> None:
     expect(page.get_by_text("many sequences share")).to_be_visible()
     page.wait_for_timeout(1500)
     page.screenshot(path=IMAGES / "servers.png")
+    page.get_by_role("link", name="GPU and engine").click()
+    expect(page.get_by_text("Idle: nobody asks.")).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(20_000)  # so that there is something in the charts
+    page.screenshot(path=IMAGES / "monitor.png")
+    page.get_by_role("link", name="Servers").click()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("· stopped")).to_be_visible(timeout=30_000)
 
@@ -107,7 +112,7 @@ def main() -> None:
             page.goto(url)
             chat(page)
             documents(page)
-            servers(page, model)
+            servers_and_monitor(page, model)
             browser.close()
         finally:
             workbench.terminate()

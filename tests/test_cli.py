@@ -16,7 +16,7 @@ from gearshift.cli import app
 from gearshift.gpu import GPUs
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import load_settings
-from places import free_port
+from places import ROOT, free_port
 from scripted_server import ndjson, ollama, sse, vllm
 from stand_in import end_stand_in, stand_in, stand_in_processes
 
@@ -323,6 +323,29 @@ def test_serve_takes_its_defaults_from_the_settings(gearshift, no_gpu, monkeypat
     assert record["environment"]["CUDA_VISIBLE_DEVICES"] == "1,3"
     gpus = next(check for check in record["checks"] if check["name"] == "gpus")
     assert gpus["status"] == "unknown"  # no driver to ask
+
+
+def test_wrong_usage_is_an_object_too(home):
+    command = [Path(sys.executable).with_name("gearshift"), "switch", "nobody", "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2
+    assert json.loads(found.stdout)["error"]["kind"] == "usage"
+    assert "choose one of" in found.stderr
+
+
+def test_the_guides_script_does_what_serve_does(home):
+    if not (ROOT / ".venv" / "bin" / "gearshift").exists():
+        pytest.skip("the script uses .venv, which `make .venv/ready` makes")
+    script = ROOT / "scripts" / "setup_vllm.sh"
+
+    def run(*arguments):
+        return subprocess.run([script, *arguments], capture_output=True, text=True, timeout=60)
+
+    found = json.loads(run("mistral", "2", "2", "--dry-run", "--json").stdout)
+    assert "--tensor-parallel-size=2" in found["command"]
+    wrong = run()
+    assert wrong.returncode == 2
+    assert "MODEL [GPUS] [TP]" in wrong.stderr
 
 
 def test_an_impossible_tensor_parallel_size_is_refused_in_under_a_second(gearshift, no_gpu):

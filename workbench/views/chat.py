@@ -87,11 +87,16 @@ def _empty_state(collection: str) -> str | None:
     for column, example in zip(st.columns(len(EXAMPLES)), examples, strict=False):
         if column.button(example, width="stretch"):
             return example
-    if state.provider() == "embedded" or not any(
-        look.status.ready for look in state.watch().look([_service("ollama"), _service("vllm")])
-    ):
-        _about_the_embedded_model()
+    _who_answers()
     return None
+
+
+@st.fragment(run_every=4)
+def _who_answers() -> None:
+    """Says so when it will be the embedded model; servers come and go while the page is open."""
+    looks = state.watch().look([_service("ollama"), _service("vllm")])
+    if state.provider() == "embedded" or not any(look.status.ready for look in looks):
+        _about_the_embedded_model()
 
 
 def _about_the_embedded_model() -> None:
@@ -105,7 +110,7 @@ def _about_the_embedded_model() -> None:
             f"`ollama pull mistral`{'' if chosen else ', then choose Ollama in the sidebar'}"
         )
     st.info(
-        "A built-in model answers, since no model server is in use. With 135 million parameters it "
+        "A built-in model answers while no model server is in use. With 135 million parameters it "
         "is too small to write well: it picks sentences from the passages, not always the right "
         f"ones. Good for trying things out. {better}; for many users at once start a vLLM server.",
         icon=":material/school:",

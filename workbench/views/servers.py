@@ -99,7 +99,7 @@ def _form() -> None:
         placeholder="owner/name on the Hub, a folder, or an Ollama name",
         help="Looked for below VLLM_MODEL_PATH first.",
     )
-    port = narrow.number_input("Port", 1, 65_535, port_of(settings.vllm_base_url))
+    port = narrow.number_input("Port", 1, 65_535, _free_port(settings))
     one, two, three, four = st.columns(4)
     count = one.number_input("GPUs", 1, 8, settings.vllm_gpu_count)
     size = two.number_input(
@@ -135,6 +135,15 @@ def _form() -> None:
     refused = any(check.status is Status.REFUSED for check in checks)
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=refused):
         _start(start)
+
+
+def _free_port(settings: Settings) -> int:
+    """The configured port, or the next one on which no server of ours runs."""
+    taken = {r.launch.port for r in servers.status(settings) if r.state in LIVING}
+    port = port_of(settings.vllm_base_url)
+    while port in taken:
+        port += 1
+    return port
 
 
 def _what_is_here(settings: Settings) -> None:

@@ -6,13 +6,17 @@ done, 1 failed (`error` in the JSON; reason and next step on stderr), 2 wrong us
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from gearshift import __version__
 from gearshift.cli import chat, engine, gpus, servers
-from gearshift.cli._report import out
+from gearshift.cli._report import out, print_json
+from gearshift.errors import GearshiftError
+
+_WRONG_USAGE = 2
 
 app = typer.Typer(
     help="A RAG workbench that runs on Ollama and shifts to vLLM.",
@@ -43,4 +47,10 @@ def _gearshift(
 
 def main() -> None:
     """The entry point of `gearshift`."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == _WRONG_USAGE and "--json" in sys.argv:
+            error = GearshiftError("wrong usage: stderr says what", hint="add --help")
+            print_json({"error": error.as_dict() | {"kind": "usage"}})
+        raise

@@ -42,19 +42,24 @@ def ask(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Ask this model.")] = None,
     collection: CollectionName = None,
-    no_fallback: Annotated[bool, typer.Option(help="Fail rather than ask another one.")] = False,
-    no_retrieval: Annotated[bool, typer.Option(help="Ask without documents.")] = False,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Fail rather than ask another one.")
+    ] = False,
+    no_retrieval: Annotated[
+        bool, typer.Option("--no-retrieval", help="Ask without documents.")
+    ] = False,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
     from gearshift.rag.chat import Ask, begin, write_answer
     from gearshift.rag.conversations import Conversation
-    from gearshift.rag.library import to_ask
+    from gearshift.rag.library import to_ask, which_to_ask
 
     with reporting(as_json):
         if not question.strip():
             raise GearshiftError("the question is empty", hint='gearshift ask "How …?"')
+        asked = None if no_retrieval else collection or which_to_ask()
         services = chain(provider or LLMServiceFactory.active(), _service, not no_fallback)
         what = Ask(
             question,
@@ -68,7 +73,7 @@ def ask(
         answer = begin(conversation, question)
         show = (lambda text: None) if as_json else _write
         run(write_answer(what, conversation, answer, show))
-        record = answer_record(answer)
+        record = answer_record(answer) | {"collection": asked}
         if answer.error is not None:
             if not as_json and answer.text:
                 out.print()
@@ -163,9 +168,9 @@ def _show_sources(record: dict[str, Any]) -> None:
     if record["finish_reason"] == "length":
         out.print("cut: the answer reached its longest length", style="yellow", markup=False)
     total = record["timings"]["total_s"]
-    out.print(
-        f"{record['provider']} · {record['model']} · {total:.1f} s", style="dim", markup=False
-    )
+    documents = f"documents: {record['collection']} · " if record["collection"] else ""
+    text = f"{documents}{record['provider']} · {record['model']} · {total:.1f} s"
+    out.print(text, style="dim", markup=False)
 
 
 @app.command()
@@ -243,7 +248,8 @@ def search(
     from gearshift.rag.library import to_ask
 
     with reporting(as_json):
-        hits = to_ask(collection).search(query, k)
+        asked = to_ask(collection)
+        hits = asked.search(query, k)
         rows: list[dict[str, Any]] = [
             {
                 "document": hit.passage.document,
@@ -256,7 +262,7 @@ def search(
             for hit in hits
         ]
         if as_json:
-            print_json({"hits": rows})
+            print_json({"hits": rows, "collection": asked.name})
             return
         for row in rows:
             place = " › ".join([row["document"], *row["heading"]])

@@ -41,7 +41,8 @@ def install(
             _nothing_runs(settings)  # it may have to be made anew
 
         def show(line: str) -> None:
-            err.print(line, style="dim", markup=False)
+            if not line.startswith(" + "):  # uv names each of 150 packages
+                err.print(line, style="dim", markup=False)
 
         _say(environment.install(settings, build=build, on_line=show), as_json)
 

@@ -146,7 +146,7 @@ def serve(
             checks = run_checks(start.plan)
             record = record.model_copy(update={"state": State.STOPPED})
             if as_json:
-                print_json(_start_row(record, checks))
+                print_json(_start_row(record, checks) | {"would_start": not _refused(checks)})
             elif export == "yaml":
                 out.print(config_yaml(record.launch), markup=False, soft_wrap=True, end="")
             elif export == "systemd":
@@ -159,14 +159,18 @@ def serve(
                 if start.profile:
                     for key, reason in start.profile.reasons.items():
                         out.print(f"{key}: {reason}", style="dim", markup=False)
+                if against := _refused(checks):
+                    names = ", ".join(check.name for check in against)
+                    err.print(f"it would not start: see {names}", style="red", markup=False)
             return
         there = servers.find_on(record.launch.port, settings)
         checks = [] if there and there.state in LIVING else run_checks(start.plan)
         if not as_json:
             _show_start(record, checks)
-        against = next((c for c in checks if c.status is Status.REFUSED), None)
-        if against is not None:
-            _fail(EngineError("refused", against.message, against.hint), record, checks, as_json)
+        if against := _refused(checks):
+            message = "; ".join(check.message for check in against)
+            hint = "; ".join(check.hint for check in against)
+            _fail(EngineError("refused", message, hint), record, checks, as_json)
         record = servers.serve(record, settings)
         if not no_wait:
             record = _wait(record, as_json)
@@ -182,6 +186,10 @@ def serve(
             out.print(f"  next: VLLM_BASE_URL={record.url} in .env", markup=False)
         elif settings.llm_provider != "vllm":
             out.print("  next: gearshift switch vllm", markup=False)
+
+
+def _refused(checks: list[Check]) -> list[Check]:
+    return [check for check in checks if check.status is Status.REFUSED]
 
 
 def _fail(error: EngineError, record: Record, checks: list[Check], as_json: bool) -> None:

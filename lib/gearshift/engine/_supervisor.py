@@ -34,6 +34,7 @@ from gearshift.engine.processes import (
     descendants,
     identify,
     name_of,
+    processors,
     send,
     wait_gone,
     writers_of,
@@ -112,7 +113,7 @@ class Supervisor:
             return
         record = self._record
         inherited = environment_for_vllm()
-        cpus = sorted(os.sched_getaffinity(0))
+        cpus = processors()
         self._drain.begin()
         self._not_ready, self._healthy, self._status = "it has not answered yet", False, None
         output = os.open(self._place.pipe, os.O_RDWR)  # so that there always is a reader

@@ -28,6 +28,13 @@ class Process(NamedTuple):
     start: int
 
 
+def processors() -> list[int]:
+    """The processors that we may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def boot_id() -> str:
     """Which boot this is: pids and starts of another one mean nothing."""
     try:

@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gearshift.engine.launch import Launch, command, environment, shown
-from gearshift.engine.processes import alive, boot_id, send, writers_of
+from gearshift.engine.processes import alive, boot_id, processors, send, writers_of
 from gearshift.engine.records import LIVING, Failure, Place, Record, State, all_records
 from gearshift.engine.redact import secrets
 from gearshift.errors import EngineError
@@ -42,7 +42,7 @@ def new_record(
     """What would be started; nothing is yet. `argv` replaces the command (Docker's)."""
     name = _name(launch)
     inherited = environment_for_vllm()
-    whole = environment(launch, inherited, secrets(settings), sorted(os.sched_getaffinity(0)))
+    whole = environment(launch, inherited, secrets(settings), processors())
     return Record(
         name=name,
         launch=launch,
@@ -204,8 +204,9 @@ def find(name: str | None, settings: Settings) -> list[Record]:
     found = [r for r in records if name in (r.name, str(r.launch.port))]
     found = found or [r for r in records if name in r.launch.served_names]
     if not found:
-        names = ", ".join(record.name for record in records) or "there is none"
-        raise EngineError("unknown_server", f"there is no server {name!r}", f"servers: {names}")
+        names = ", ".join(record.name for record in records)
+        hint = f"there is {names}" if names else "none was started here: gearshift serve MODEL"
+        raise EngineError("unknown_server", f"there is no server {name!r}", hint)
     return found
 
 

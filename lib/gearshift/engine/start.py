@@ -134,7 +134,8 @@ def _ranks(wish: Wish, settings: Settings) -> tuple[int, int]:
     if count % size:
         raise EngineError(
             "launch",
-            f"tensor parallel {size} does not divide {count} GPUs evenly",
-            f"possible are {', '.join(str(n) for n in range(1, count + 1) if count % n == 0)}",
+            f"tensor parallel {size} does not divide {count} GPU{'' if count == 1 else 's'} evenly",
+            "with so many GPUs, tensor parallel can be "
+            + ", ".join(str(n) for n in range(1, count + 1) if count % n == 0),
         )
     return count, size

@@ -128,8 +128,13 @@ def has_documents(name: str) -> bool:
         return True
 
 
+def which_to_ask() -> str:
+    """The collection that a question goes to which names none: one's own, else the handbook."""
+    return DEFAULT if has_documents(DEFAULT) else SAMPLE
+
+
 def to_ask(name: str | None) -> Collection:
-    """The collection that a question goes to; only one that is not named can be the sample.
+    """A collection to be asked; only one that is not named can be indexed for that.
 
     Raises:
         IndexFault: there is no collection of that name.
@@ -138,7 +143,7 @@ def to_ask(name: str | None) -> Collection:
         if name not in names():
             raise _absent(name)
         return collection(name)
-    return collection(DEFAULT) if has_documents(DEFAULT) else sample()
+    return collection(DEFAULT) if which_to_ask() == DEFAULT else sample()
 
 
 _sample_lock = threading.Lock()
@@ -167,4 +172,6 @@ def _absent(name: str) -> IndexFault:
     hint = f"make it with: gearshift ingest PATH --collection {name}"
     if name == SAMPLE:
         hint = "the handbook is indexed when a question names no collection and you have none"
-    return IndexFault(f"there is no collection {name!r}", hint=hint)
+    there = ", ".join(sorted(names()))
+    also = f" (there is {there})" if there else ""
+    return IndexFault(f"there is no collection {name!r}{also}", hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gearshift.engine.checks._base import GIB, Check, Plan, passed, refused, unknown
+from gearshift.engine.processes import processors
 from gearshift.gpu import GPU, Holder
 
 
@@ -12,7 +13,10 @@ def check_gpus(plan: Plan) -> Check:
     if launch.cpu and plan.ranks == 1:
         return passed("gpus", "there is none: it runs on the processor")
     if launch.cpu:
-        return unknown("gpus", f"no GPU was found; {plan.ranks} ranks share the processor")
+        here = len(processors())
+        hint = f"more than {here} ranks only wait for each other" if plan.ranks > here else ""
+        message = f"no GPU was found; {plan.ranks} ranks share {here} processors"
+        return unknown("gpus", message, hint)
     if not gpus.known:
         return unknown("gpus", gpus.problem or "no driver to ask", gpus.hint or "")
     there = {str(g.index) for g in gpus.gpus} | {g.uuid for g in gpus.gpus if g.uuid}

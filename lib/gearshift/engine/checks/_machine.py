@@ -14,6 +14,7 @@ from gearshift.engine import environment as engine
 from gearshift.engine.checks._base import GIB, Check, Plan, passed, refused, unknown
 from gearshift.engine.models import Model
 from gearshift.engine.processes import name_of, port_owner
+from gearshift.engine.records import Place
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
@@ -55,12 +56,16 @@ def check_port(plan: Plan) -> Check:
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1")):
         code = _bind(family, address, port)
         if code in (errno.EACCES, errno.EPERM):
-            hint = "take a --port from 1024 on"
+            hint = "take a port from 1024 on"
             return refused("port", f"only root may listen on port {port}", hint)
         if code == errno.EADDRINUSE:
+            record = Place(plan.settings, port).read()
+            if record is not None and record.is_supervised():
+                hint = f"stop it first, or take another port, such as {port + 1}"
+                return refused("port", f"port {port} is in use by our server {record.name}", hint)
             owner = port_owner(port)
             by = f" by {name_of(owner.pid)} (pid {owner.pid})" if owner else ""
-            hint = f"end that program, or take another --port, such as {port + 1}"
+            hint = f"end that program, or take another port, such as {port + 1}"
             return refused("port", f"port {port} is already in use{by}", hint)
     return passed("port", f"port {port} is free")
 

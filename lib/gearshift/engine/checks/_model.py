@@ -21,7 +21,8 @@ def check_model(plan: Plan) -> Check:
         return refused("model", model.problem, hint)
     if model.folder is not None:
         return passed("model", f"its files are in {model.folder}")
-    return unknown("model", f"{model.source} has to be downloaded first")
+    hint = "" if "/" in model.source else "models on the Hub are mostly called owner/name"
+    return unknown("model", f"{model.source} has to be downloaded from the Hub first", hint)
 
 
 def check_tensor_parallel(plan: Plan) -> Check:
@@ -115,7 +116,7 @@ def check_hub(plan: Plan) -> Check:
     status = _ask_hub(f"{hub_endpoint()}/{model.source}/resolve/main/config.json", token)
     if status is None:
         known = "is gated, and " if (model.config or {}).get("gated") and not logged_in else ""
-        message = f"{hub_endpoint()} cannot be reached; {model.source} {known}may not be to be had"
+        message = f"{hub_endpoint()} cannot be reached; {model.source} {known}may not be available"
         return unknown("hub", message, advice if known else "")
     if status in (401, 403) and (token or not logged_in):
         why = "the token may not have it" if token else "it is gated, or does not exist"
