@@ -93,7 +93,7 @@ def main() -> None:
             cwd=ROOT,
             env=os.environ
             | {"GEARSHIFT_HOME": home, "STREAMLIT_SERVER_PORT": str(PORT)}
-            | {"GEARSHIFT_VLLM_PYTHON": python},
+            | {"GEARSHIFT_VLLM_PYTHON": python, "LLM_PROVIDER": "embedded"},
         )
         try:
             for _ in range(300):

@@ -76,6 +76,8 @@ def test_a_server_is_started_watched_and_stopped(workbench, visit, play, model):
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(f"small-{port} · stopped")).to_be_visible()
     assert stand_in_processes(play.folder) == {}
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("No server has been started here yet")).to_be_visible()
 
 
 def test_a_start_that_fails_shows_the_reason(workbench, visit, play, model):

@@ -1,6 +1,8 @@
 """Checks refuse what is proven to fail, and call unknown what they cannot know."""
 
+import json
 import socket
+import struct
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from gearshift.engine.checks import Plan, Status, run_checks
 from gearshift.engine.checks._gpus import check_gpu_memory, check_gpus
 from gearshift.engine.checks._machine import check_engine
 from gearshift.engine.checks._model import check_context, check_hub
+from gearshift.engine.checks._weights import check_weights
 from gearshift.engine.launch import make_launch
 from gearshift.engine.models import Model, find_model
 from gearshift.gpu import GPU, GPUs, Holder, MigInstance
@@ -72,6 +75,46 @@ def test_heads_that_cannot_be_shared_are_refused_with_the_legal_sizes(check, mak
     assert found.status is Status.REFUSED
     assert "1, 3" in found.hint
     assert check(model, tensor_parallel=3)["tensor_parallel"].status is Status.PASSED
+
+
+def safetensors(size, whole=None):
+    """A file of one tensor of `size` bytes, or of as many of them as are `whole`."""
+    header = {"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    head = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
+    return struct.pack("<Q", len(head)) + head + bytes(size if whole is None else whole)
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "words"),
+    [
+        ({"model.safetensors": safetensors(100)}, Status.PASSED, "1 file"),
+        ({"model.safetensors": safetensors(100, whole=60)}, Status.REFUSED, "cut off"),
+        ({"a.safetensors": b"version https://git-lfs.github.com/spec/v1"}, Status.REFUSED, "LFS"),
+        ({}, Status.UNKNOWN, "no weights"),
+        ({"model.safetensors": b"of a stand-in"}, Status.PASSED, "1 file"),
+        ({"model.safetensors": b""}, Status.PASSED, "1 file"),
+        ({"pytorch_model.bin": b"x"}, Status.PASSED, "1 file"),
+        (
+            {
+                "model-1.safetensors": safetensors(9),
+                "model.safetensors.index.json": b'{"weight_map": {"a": "model-2.safetensors"}}',
+            },
+            Status.REFUSED,
+            "such as model-2.safetensors",
+        ),
+        (
+            {"model.safetensors": safetensors(9), "model.safetensors.index.json": b'{"a": [1]}'},
+            Status.PASSED,
+            "1 file",
+        ),
+    ],
+)
+def test_weights_that_are_cut_off_are_refused(make_plan, tmp_path, files, status, words):
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    found = check_weights(make_plan(NONE, Model("/m", ("m",), tmp_path, {})))
+    assert found.status is status
+    assert words in found.message
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1"])

@@ -46,14 +46,11 @@ def test_folders_that_are_no_models_say_why(make_settings, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "a.gguf").write_bytes(b"GGUF")
-    (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / "config.json").write_text("{}", "utf-8")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{", "utf-8")
     for name, words in {
         "empty": "no config.json",
         "gguf": "GGUF",
-        "bare": "no weights",
         "broken": "cannot be read",
         "absent": "there is no folder",
     }.items():

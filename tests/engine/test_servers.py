@@ -144,6 +144,18 @@ def test_a_server_starts_answers_and_ends(bench, decoys):
     assert record.log.stat().st_mode & 0o077 == 0
 
 
+def test_only_what_has_ended_is_forgotten(bench):
+    record = bench.start()
+    with pytest.raises(EngineError) as caught:
+        servers.forget(record, bench.settings)
+    assert caught.value.kind == "busy"
+    ended = bench.stop()
+    servers.forget(ended, bench.settings)
+    servers.forget(ended, bench.settings)
+    assert servers.status(bench.settings) == []
+    assert record.log.exists()
+
+
 def test_another_model_on_the_port_of_a_server_is_refused(bench, model):
     record = bench.start()
     other = model.parent / "other"
@@ -297,9 +309,9 @@ def test_stop_lets_running_answers_finish(bench):
 
 
 def test_a_server_is_started_again_only_so_often(bench, monkeypatch):
-    bench.play(exit_after=0.2, start_seconds=0.2)
+    bench.play(exit_after=1.5, start_seconds=0.2)  # seen to be ready, then gone
     bench.begin(restart=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while bench.now().restarts < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)

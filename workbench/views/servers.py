@@ -68,6 +68,10 @@ def _card(record: Record) -> None:
             # It waits for running answers, so it goes on while the page shows `stopping`.
             arguments = (record, load_settings())
             threading.Thread(target=servers.stop, args=arguments, daemon=True).start()
+        if record.state not in LIVING and right.button(
+            "Remove", key=f"forget-{record.name}", icon=":material/close:", width="stretch"
+        ):
+            _forget(record)
         if record.state in (State.STARTING, State.INSTALLING):
             usual = f", usually {record.estimate_s:.0f} s in all" if record.estimate_s else ""
             st.progress(record.progress or 0.0, plain(f"{record.stage or 'starting'}{usual}"))
@@ -76,10 +80,20 @@ def _card(record: Record) -> None:
         elif record.state is State.READY:
             _how_to_use(record)
         if record.failure is not None and record.state is State.FAILED:
-            st.error(f"{plain(record.failure.message)}. {plain(record.failure.hint)}")
+            what = record.failure.message.rstrip(". ")
+            st.error(f"{plain(what)}. Next: {plain(record.failure.hint)}.")
         with st.expander("Log", icon=":material/notes:"):
             lines = list(servers.follow(record, load_settings(), ever=False))[-_LOG_LINES:]
             st.code("\n".join(lines) or "(empty)", language=None, height=300)
+
+
+def _forget(record: Record) -> None:
+    try:
+        servers.forget(record, load_settings())
+    except GearshiftError as problem:
+        show_problem(problem)
+    else:
+        st.rerun()
 
 
 def _how_to_use(record: Record) -> None:
@@ -191,6 +205,7 @@ def _start(start: Start) -> None:
                 st.error(f"{plain(against[0].message)}. {plain(against[0].hint)}")
                 return
             servers.serve(start.record, load_settings())
+            st.toast(f"{plain(start.record.name)} is starting: see above.")
     except GearshiftError as problem:
         show_problem(problem)
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -290,16 +291,18 @@ def providers(as_json: JSON = False) -> None:
         if as_json:
             print_json({"providers": rows, "active": active})
             return
-        table = Table("", "provider", "state", "models", "detail")
+        table = Table("", "provider", "state", "address", "models", box=SIMPLE_HEAD)
         for row in rows:
             table.add_row(
                 "→" if row["name"] == active else "",
                 row["name"],
                 "ready" if row["ready"] else "not ready",
+                row["url"] or "",
                 ", ".join(row["models"]),
-                row["detail"],
             )
         out.print(table)
+        for row in rows:
+            out.print(f"{row['name']}: {row['detail']}", markup=False)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.status import Status as Spinner
 from rich.table import Table
@@ -297,13 +298,17 @@ def _show(records: list[Record], as_json: bool) -> None:
     if as_json:
         print_json({"servers": [row(record) for record in records]})
         return
-    table = Table("server", "state", "pid", "model", "url", "what it does")
+    if not records:
+        out.print("no server was started here")
+        return
+    table = Table("server", "state", "pid", "model", "url", box=SIMPLE_HEAD)
     for record in records:
-        now = row(record)
-        detail = record.failure.message if record.failure else record.stage
-        pid = str(now["pid"] or "")
-        table.add_row(now["name"], now["state"], pid, now["model"], now["url"], detail)
-    out.print(table if records else "no server was started here")
+        pid = str(record.process.pid) if record.process else ""
+        table.add_row(record.name, record.state, pid, record.model, record.url)
+    out.print(table)
+    for record in records:
+        if detail := record.failure.message if record.failure else record.stage:
+            out.print(f"{record.name}: {detail}", markup=False)
 
 
 @app.command()
@@ -334,9 +339,10 @@ def stop(
     drain: Annotated[
         float | None, typer.Option(min=0, help="Seconds that running requests may take.")
     ] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop it from the list, too.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """End a server and every process of it."""
+    """End a server, or all, and every process of them."""
     from gearshift.engine import servers
 
     with reporting(as_json):
@@ -345,6 +351,8 @@ def stop(
         _show(ended, as_json)
         if any(r.state in LIVING or _unkillable(r) for r in ended):
             raise typer.Exit(1)
+        for record in ended if forget else []:
+            servers.forget(record, settings)
 
 
 def _unkillable(record: Record) -> bool:

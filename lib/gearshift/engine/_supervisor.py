@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,7 +35,9 @@ from gearshift.engine.processes import (
     identify,
     name_of,
     processors,
+    remove_shared_memory,
     send,
+    shared_memory_of,
     wait_gone,
     writers_of,
 )
@@ -51,6 +53,7 @@ DRAIN = 15.0
 """Seconds that running requests get before a server is told to end."""
 _GRACE = 8.0  # seconds after TERM, before KILL
 _GRACE_IN_START = 3.0  # vLLM may lose a TERM while it starts
+_CLEARING = 3.0  # seconds for the others, once the API server has ended
 _GPU_PATIENCE = 10.0  # seconds for a driver to give memory back
 _RESTARTS = 3
 _WITHIN = 600.0  # seconds in which no more than that many restarts happen
@@ -66,7 +69,7 @@ class Supervisor:
         _make_pipe(place.pipe)
         self._drain = Drain(place.pipe, record.log, Redactor(self._secrets.values()))
         self._probe = Probe(record.launch.port, self._secrets.get("VLLM_API_KEY", ""))
-        self._stop_asked = threading.Event()
+        self._stop_asked = False
         self._not_ready: str | None = "it has not answered yet"
         self._healthy = False
         self._status: int | None = None
@@ -74,7 +77,7 @@ class Supervisor:
         self._looked = 0.0
         self._seen = set(record.tree)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop_asked.set())
+            signal.signal(number, self._ask_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
@@ -87,10 +90,10 @@ class Supervisor:
                 return
             self._start() if found.supervisor is None else self._take_over()
             threading.Thread(target=self._keep_asking, name="probe", daemon=True).start()
-            while not self._stop_asked.is_set():
+            while not self._stop_asked:
                 if self._look() and not self._restart():
                     return
-                self._stop_asked.wait(_TICK)
+                self._pause(_TICK)
             self._stop()
         except GearshiftError as error:
             kind = error.kind if isinstance(error, EngineError) else "start"
@@ -104,12 +107,23 @@ class Supervisor:
             for path in (self._place.pipe, self._place.stop):
                 path.unlink(missing_ok=True)
 
+    def _ask_to_stop(self, *_: object) -> None:
+        # A plain flag: an event has a lock, which the thread that is interrupted may hold.
+        self._stop_asked = True
+
+    def _pause(self, seconds: float) -> bool:
+        """Waits; whether somebody asked us to stop."""
+        deadline = time.monotonic() + seconds
+        while not self._stop_asked and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+        return self._stop_asked
+
     # ---- starting
 
     def _start(self) -> None:
         if not self._settings.vllm_python and not self._record.docker:
             self._install()
-        if self._stop_asked.is_set():
+        if self._stop_asked:
             return
         record = self._record
         inherited = environment_for_vllm()
@@ -155,9 +169,9 @@ class Supervisor:
         thread.start()
         while thread.is_alive():
             thread.join(_TICK)
-            if self._stop_asked.is_set():
+            if self._stop_asked:
                 self._end_all()
-        if failed and not self._stop_asked.is_set():
+        if failed and not self._stop_asked:
             raise failed[0]
 
     def _take_over(self) -> None:
@@ -166,7 +180,7 @@ class Supervisor:
         if self._record.process is None:
             raise EngineError("lost", "its supervisor was ended before there was a process")
         if self._record.state is State.STOPPING:
-            self._stop_asked.set()
+            self._stop_asked = True
         elif self._record.ready is not None:
             self._drain.starting = False
             self._healthy = self._record.state is State.READY
@@ -220,8 +234,13 @@ class Supervisor:
             return
         self._looked = time.monotonic()
         tree = sorted(self._below())
-        if tree != self._record.tree:
-            self._note(tree=tree)
+        shared = sorted(self._shared_memory(tree))
+        if (tree, shared) != (self._record.tree, self._record.shared_memory):
+            self._note(tree=tree, shared_memory=shared)
+
+    def _shared_memory(self, tree: Iterable[Process]) -> set[str]:
+        mapped = shared_memory_of(process.pid for process in tree)
+        return mapped.union(filter(os.path.exists, self._record.shared_memory))
 
     def _ready(self) -> None:
         now = time.time()
@@ -273,7 +292,7 @@ class Supervisor:
             return False
         if self._record.failure and self._record.failure.kind == "unkillable":
             return False
-        if self._stop_asked.wait(4.0**count):
+        if self._pause(4.0**count):
             return True
         self._restarted.append(now)
         self._drain.write(f"gearshift: restart {count + 1} of at most {_RESTARTS}")
@@ -300,6 +319,7 @@ class Supervisor:
             while alive(record.process) and time.monotonic() < deadline:
                 self._reap()
                 time.sleep(0.02)
+            self._let_clear_away()
         left = self._end_all()
         self._report(left)
         if self._record.state is State.STOPPING:
@@ -314,6 +334,13 @@ class Supervisor:
             self._reap()
             time.sleep(0.1)
 
+    def _let_clear_away(self) -> None:
+        """What the API server has left ends by itself, mostly, and clears its things away."""
+        deadline = time.monotonic() + _CLEARING
+        while self._all() and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.05)
+
     def _end_all(self) -> set[Process]:
         """Kills every process of the server; those that are still there ten seconds later."""
         if self._record.docker:
@@ -321,14 +348,19 @@ class Supervisor:
                 name = self._record.docker
                 subprocess.run(["docker", "rm", "--force", name], capture_output=True, timeout=30)
         deadline = time.monotonic() + 10.0
+        shared: set[str] = set(self._record.shared_memory)
         while left := self._all():
+            shared |= shared_memory_of(process.pid for process in left)
             for process in left:
                 send(process, signal.SIGKILL)
             self._reap()
             wait_gone(left, 0.1)
             if time.monotonic() > deadline:
                 break
-        self._note(tree=sorted(left))
+        if not left:
+            remove_shared_memory(shared)
+            shared = set()
+        self._note(tree=sorted(left), shared_memory=sorted(shared))
         return left
 
     def _all(self) -> set[Process]:

@@ -96,8 +96,6 @@ def _in_folder(folder: Path, name: str) -> Model:
     config, problem = _read(folder / "config.json")
     if problem and list(folder.glob("*.gguf")):
         problem = f"{folder} holds a GGUF file, which vLLM does not serve as it is"
-    if config is not None and not _has_weights(folder):
-        problem = f"{folder} has a config.json and no weights (*.safetensors or *.bin)"
     return Model(str(folder), names, folder, config, problem)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -135,6 +136,28 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> set[Process]:
         if not left or time.monotonic() >= deadline:
             return left
         time.sleep(0.02)
+
+
+_SHARED_MEMORY = re.compile(r" (/dev/shm/.+)$", re.MULTILINE)
+
+
+def shared_memory_of(pids: Iterable[int]) -> set[str]:
+    """The files in shared memory that processes have mapped; they outlive who made them."""
+    found: set[str] = set()
+    for pid in pids:
+        with suppress(OSError):  # it is gone, or somebody else's
+            text = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace")
+            found.update(_SHARED_MEMORY.findall(text))
+    return {name for name in found if not name.endswith(" (deleted)")}
+
+
+def remove_shared_memory(names: Iterable[str]) -> None:
+    """Removes what ended processes have left in shared memory, unless somebody still uses it."""
+    left = {name for name in names if os.path.exists(name)}
+    if left:
+        for name in left - shared_memory_of(map(int, filter(str.isdigit, os.listdir("/proc")))):
+            with suppress(OSError):
+                os.unlink(name)
 
 
 def port_owner(port: int) -> Process | None:

@@ -49,6 +49,7 @@ class Record(BaseModel):
         restart: Whether it is started again when it dies after having been ready.
         process: vLLM's API server; `None` before there is one.
         tree: All processes that belonged to it when somebody last looked.
+        shared_memory: Files in shared memory that they had mapped.
         supervisor: Who watches it.
         stage: What it is doing while it starts, in words.
         progress: How far that stage is, 0 to 1, where the log says so.
@@ -70,6 +71,7 @@ class Record(BaseModel):
     boot: str = ""
     process: Process | None = None
     tree: list[Process] = []
+    shared_memory: list[str] = []
     supervisor: Process | None = None
     stage: str = ""
     progress: float | None = None

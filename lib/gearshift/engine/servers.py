@@ -234,6 +234,23 @@ def stop(record: Record, settings: Settings, drain: float | None = None) -> Reco
         time.sleep(0.05)
 
 
+def forget(record: Record, settings: Settings) -> None:
+    """Drops a server that has ended from the list; its log stays.
+
+    Raises:
+        EngineError: something of it is still there (kind `busy`).
+    """
+    place = Place(settings, record.launch.port)
+    with _one_at_a_time(place):
+        now = find_on(record.launch.port, settings)
+        if now is None:
+            return
+        if now.state in LIVING or now.is_supervised():
+            hint = f"stop it first: gearshift stop {now.name}"
+            raise EngineError("busy", f"{now.name} is {now.state}", hint)
+        place.record.unlink(missing_ok=True)
+
+
 def follow(record: Record, settings: Settings, ever: bool) -> Iterator[str]:
     """Lines of a server's log; with `ever`, new ones as they come, until it has ended."""
     if not record.log.exists() and not ever:

@@ -24,12 +24,14 @@ from gearshift.engine.checks._model import (
     check_pipeline_parallel,
     check_tensor_parallel,
 )
+from gearshift.engine.checks._weights import check_weights
 
 __all__ = ["Check", "Plan", "Status", "run_checks"]
 
 LOCAL: tuple[Callable[[Plan], Check], ...] = (
     check_engine,
     check_model,
+    check_weights,
     check_tensor_parallel,
     check_pipeline_parallel,
     check_context,
