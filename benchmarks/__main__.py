@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("stream_cpu", "search_latency", "ingestion_speed", "citation_threshold")
+SCRIPTS = ("stream_cpu", "search_latency", "ingestion_speed", "citation_threshold", "fit")
 
 for name in SCRIPTS:
     print(f"\n## {name}\n", flush=True)

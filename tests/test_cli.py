@@ -497,3 +497,44 @@ def test_status_tells_what_engines_do(gearshift, serve, monkeypatch, no_gpu):
     assert elsewhere["metrics"]["waiting"] is None
     assert elsewhere["metrics_since_start"] is None  # it does not tell when it was started
     assert [(m["name"], m["gpu_share"]) for m in found["ollama"]["loaded"]] == [("m", 0.5)]
+
+
+PLAN_KEYS = {
+    *("fits", "weights_gib", "available_kv_gib", "kv_cache_tokens", "kv_bytes_per_token"),
+    *("max_concurrency", "legal_tensor_parallel", "reasons", "command"),
+}
+
+
+def test_plan_tells_what_fits(gearshift, no_gpu, tmp_path):
+    status, found, _ = gearshift("plan", "meta-llama/Llama-3.1-8B-Instruct", "--gpu", "L4")
+    assert status == 0  # "does not fit" is an answer
+    assert found.keys() >= PLAN_KEYS
+    assert found["fits"] is False
+    assert found["smallest"]["gpus"] == 2
+    shorter = ("plan", "llama3.1", "--gpu", "L4", "--max-model-len", 8192)
+    assert gearshift(*shorter)[1]["fits"] is True
+    _, unknown, _ = gearshift("plan", "mistral", "--gpu", "something new")
+    assert unknown["available_kv_gib"] is unknown["fits"] is None
+    assert unknown["weights_gib"] == pytest.approx(13.5, abs=0.1)
+    assert "not known" in unknown["reasons"][0]
+    _, illegal, _ = gearshift("plan", "smollm2:135m", "--gpu-memory", 24, "--tensor-parallel", 2)
+    assert illegal["fits"] is False
+    assert illegal["legal_tensor_parallel"] == [1, 3]
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama", "hidden_size": 2048}')
+    options = ("--parameters", "1.1B", "--gpu", "T4", "--gpus", 2, "--quantization", "awq")
+    _, file, _ = gearshift("plan", path, *options)
+    assert file["tensor_parallel"] == 2
+    assert "--quantization=awq" in file["command"]
+    assert str(tmp_path) in file["command"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_plan_says_what_is_wrong_with_a_config(gearshift, tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    status, found, _ = gearshift("plan", path)
+    assert status == 1
+    assert found["error"]["hint"]
+    assert gearshift("plan", "nobody/knows-this")[0] == 1
+    assert gearshift("plan", path, "--parameters", "many")[0] == 2

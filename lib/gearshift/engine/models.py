@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gearshift.data import DATA
+from gearshift.engine import geometry
 from gearshift.errors import EngineError
 from gearshift.providers import counterparts
 from gearshift.settings import Settings, hub_cache
@@ -141,12 +143,10 @@ def legal_tensor_parallel(model: Model, up_to: int = 8) -> list[int] | None:
     vLLM gives each rank the same number of attention heads, and either the same number of KV heads
     or one that several ranks hold a copy of.
     """
-    heads = model.number("num_attention_heads")
+    with suppress(EngineError):
+        return geometry.legal_tensor_parallel(geometry.read_geometry(model.config or {}), up_to)
+    heads = model.number("num_attention_heads")  # of a config that does not tell all the rest
     if heads is None:
         return None
     kv_heads = model.number("num_key_value_heads") or heads
-    return [
-        size
-        for size in range(1, up_to + 1)
-        if heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)
-    ]
+    return [size for size in range(1, up_to + 1) if geometry.shares(heads, kv_heads, size)]

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from math import ceil
 
 from vllm import _failures
@@ -139,7 +140,8 @@ class Worker(Role):
             self.log("multiproc_executor.py:953", _failures.OUT_OF_MEMORY, "ERROR")
             return 1
         self.log("default_loader.py:501", "Loading weights took 0.52 seconds")
-        os.write(self.loaded, b"1")
+        with suppress(BrokenPipeError):  # EngineCore may be gone already
+            os.write(self.loaded, b"1")
         os.set_blocking(self.parent_lives, False)
         while self._has_parent():
             self.pause(0.1)
