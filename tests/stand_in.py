@@ -25,6 +25,7 @@ def stand_in(
     wrong_name: bool = False,
     no_token: bool = False,
     noisy: float = 0,
+    long_line: float = 0,
     print_secrets: bool = False,
     slow_tokens: float = 0.01,
     detached_worker: bool = False,
@@ -51,6 +52,7 @@ def stand_in(
         wrong_name: It serves another model than was asked for.
         no_token: Requests for text or vectors give 500.
         noisy: Megabytes of log during the start.
+        long_line: Megabytes of one line of log during the start.
         print_secrets: Writes its arguments and its environment to the log.
         slow_tokens: Seconds for each token.
         detached_worker: The Worker is no descendant, does not hold our output open, and nobody

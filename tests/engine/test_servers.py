@@ -391,6 +391,13 @@ def test_much_log_is_rotated_and_blocks_nobody(bench, home):
     assert all(path.stat().st_size <= 11_000_000 for path in record.log.parent.glob("vllm_*"))
 
 
+def test_a_huge_line_is_kept_in_pieces_and_holds_nothing_up(bench):
+    bench.play(long_line=4)
+    record = bench.start()
+    assert record.state is State.READY
+    assert record.log.read_text("utf-8").count("x") >= 4_000_000
+
+
 def test_a_record_of_another_boot_is_not_believed(bench):
     record = bench.start()
     bench.stop()

@@ -19,7 +19,8 @@ from gearshift.engine.stages import Stage, essence, stage
 _MAX_BYTES = 10_000_000
 _BACKUPS = 2
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r)")
-_LONGEST = 1 << 20  # bytes of a line without an end
+_LONGEST = 1 << 16  # bytes; a longer line is kept in pieces
+_TELLING = 1 << 12  # characters of a line that are looked at
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):
@@ -96,7 +97,8 @@ class Drain:
     def _split(self, data: bytes) -> bytes:
         """Handles whole lines; returns the part of a line at the end."""
         end = 0
-        for found in _LINE.finditer(data):
+        # Not beyond the last end of a line: the pattern would try each byte of the rest in turn.
+        for found in _LINE.finditer(data, 0, max(data.rfind(b"\n"), data.rfind(b"\r")) + 1):
             end = found.end()
             line = self._redact(found[1].decode("utf-8", "replace"))
             self._take(line)
@@ -108,6 +110,7 @@ class Drain:
         return data[end:]
 
     def _take(self, line: str) -> None:
+        line = line[:_TELLING]
         self.lines.append(line)
         if not self.starting:  # a busy server's log has to cost little
             return

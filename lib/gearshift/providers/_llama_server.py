@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -90,6 +90,12 @@ class LlamaServer:
                     _end(self._process)
                 self._address = self._start()
             return self._address
+
+    def wait_if_dying(self) -> None:
+        """Gives a child that broke a connection off a second to end, so that `start` sees it."""
+        with self._starting, suppress(subprocess.TimeoutExpired):
+            if self._process is not None:
+                self._process.wait(1.0)
 
     def stop(self) -> None:
         """Ends the child; the next `start` makes another."""

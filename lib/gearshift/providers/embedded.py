@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from gearshift.errors import ModelNotFound
+from gearshift.errors import ModelNotFound, Truncated, Unreachable
 from gearshift.providers._http import Endpoint
 from gearshift.providers._llama_server import CONTEXT_LENGTH, MODEL_NAME, LlamaServer, weights
 from gearshift.providers._loop import on_loop
@@ -45,9 +45,14 @@ class EmbeddedService(OpenAICompatibleService):
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         with self._server.in_use():
-            async with aclosing(super().stream(request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            try:
+                async with aclosing(super().stream(request)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except (Truncated, Unreachable):
+                # A dying child closes its connections before it can be seen to be dead.
+                await asyncio.to_thread(self._server.wait_if_dying)
+                raise
 
     async def _endpoint(self) -> Endpoint:
         url, key = await asyncio.to_thread(self._server.start)

@@ -166,6 +166,8 @@ class Worker(Role):
             )
 
     def _make_noise(self) -> None:
+        if self.plays.long_line:
+            write("x" * int(self.plays.long_line * 1_000_000) + "\n")
         written, number = 0, 0
         while written < self.plays.noisy * 1_000_000:
             stamp = time.strftime("%m-%d %H:%M:%S")
