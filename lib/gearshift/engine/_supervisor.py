@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gearshift import gpu, logs
+from gearshift.engine import _scratch as scratch
 from gearshift.engine import environment as engine
 from gearshift.engine._log import Drain
 from gearshift.engine.launch import environment
@@ -128,13 +129,16 @@ class Supervisor:
         record = self._record
         inherited = environment_for_vllm()
         cpus = processors()
+        folder = scratch.make()
+        self._note(scratch=folder)
         self._drain.begin()
         self._not_ready, self._healthy, self._status = "it has not answered yet", False, None
         output = os.open(self._place.pipe, os.O_RDWR)  # so that there always is a reader
         try:
             child = subprocess.Popen(
                 record.command,
-                env=environment(record.launch, inherited, self._secrets, cpus),
+                env=environment(record.launch, inherited, self._secrets, cpus)
+                | scratch.environment(folder, inherited),
                 cwd=self._place.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -360,6 +364,8 @@ class Supervisor:
         if not left:
             remove_shared_memory(shared)
             shared = set()
+            if self._record.scratch is not None:
+                scratch.remove(self._record.scratch)
         self._note(tree=sorted(left), shared_memory=sorted(shared))
         return left
 

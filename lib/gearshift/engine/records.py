@@ -50,6 +50,7 @@ class Record(BaseModel):
         process: vLLM's API server; `None` before there is one.
         tree: All processes that belonged to it when somebody last looked.
         shared_memory: Files in shared memory that they had mapped.
+        scratch: The folder for their temporary files.
         supervisor: Who watches it.
         stage: What it is doing while it starts, in words.
         progress: How far that stage is, 0 to 1, where the log says so.
@@ -72,6 +73,7 @@ class Record(BaseModel):
     process: Process | None = None
     tree: list[Process] = []
     shared_memory: list[str] = []
+    scratch: Path | None = None
     supervisor: Process | None = None
     stage: str = ""
     progress: float | None = None
