@@ -1,4 +1,4 @@
-"""A folder for a server's sockets and rendezvous files, which a vLLM that is killed leaves behind."""
+"""A folder for a server's temporary files, which a vLLM that is killed leaves behind."""
 
 from __future__ import annotations
 
