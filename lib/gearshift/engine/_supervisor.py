@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -42,7 +43,7 @@ from gearshift.engine.processes import (
     wait_gone,
     writers_of,
 )
-from gearshift.engine.records import Failure, Place, Record, State
+from gearshift.engine.records import STARTS, Failure, Place, Record, State
 from gearshift.engine.redact import Redactor, secrets
 from gearshift.engine.stages import root_cause
 from gearshift.errors import EngineError, GearshiftError
@@ -132,6 +133,7 @@ class Supervisor:
         folder = scratch.make()
         self._note(scratch=folder)
         self._drain.begin()
+        self._drain.write(f"{STARTS} {shlex.join(record.command)}")
         self._not_ready, self._healthy, self._status = "it has not answered yet", False, None
         output = os.open(self._place.pipe, os.O_RDWR)  # so that there always is a reader
         try:

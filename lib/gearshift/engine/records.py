@@ -28,6 +28,9 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+STARTS = "INFO gearshift starts:"
+"""How a line of a server's log begins that tells its command; several starts may be in one log."""
+
 LIVING = {State.INSTALLING, State.STARTING, State.READY, State.DEGRADED, State.STOPPING}
 
 
