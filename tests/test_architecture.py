@@ -18,6 +18,7 @@ ORDER = [
     "rag",
     "gpu",
     "engine",
+    "doctor",
     "cli",
 ]
 """Each part imports only what stands before it."""

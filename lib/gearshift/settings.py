@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from gearshift.errors import SettingsError
 
@@ -182,6 +182,17 @@ def environment_for_vllm() -> dict[str, str]:
     }
 
 
+def environment_values() -> dict[str, str]:
+    """What the environment sets, by upper-case names; an empty value counts as none."""
+    return {name.upper(): value for name, value in os.environ.items() if value}
+
+
+def file_values() -> dict[str, str]:
+    """What `.env` sets, by upper-case names, whether or not we know them."""
+    found = DotEnvSettingsSource(Settings).env_vars if ENV_FILE.is_file() else {}
+    return {name.upper(): value for name, value in found.items() if value}
+
+
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that the environment leaves us (`CUDA_VISIBLE_DEVICES`); empty if all."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -217,6 +228,13 @@ def variable_name(field: str) -> str:
     if isinstance(alias, AliasChoices):
         return str(alias.choices[0])
     return f"GEARSHIFT_{field.upper()}"
+
+
+def setting_names() -> list[str]:
+    """Every variable that is read as a setting, other spellings included."""
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    more = [str(name) for one in aliases if isinstance(one, AliasChoices) for name in one.choices]
+    return sorted({*map(variable_name, Settings.model_fields), *more})
 
 
 def _sentence(error: Any) -> str:
