@@ -188,8 +188,15 @@ def environment_values() -> dict[str, str]:
 
 
 def file_values() -> dict[str, str]:
-    """What `.env` sets, by upper-case names, whether or not we know them."""
-    found = DotEnvSettingsSource(Settings).env_vars if ENV_FILE.is_file() else {}
+    """What `.env` sets, by upper-case names, whether or not we know them.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        found = DotEnvSettingsSource(Settings).env_vars if ENV_FILE.is_file() else {}
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise _unreadable(wrong) from None
     return {name.upper(): value for name, value in found.items() if value}
 
 
@@ -251,6 +258,11 @@ def _sentence(error: Any) -> str:
     return f"{name}={shown}: {text}"
 
 
+def _unreadable(wrong: Exception) -> SettingsError:
+    message = f"cannot read {ENV_FILE.absolute()}: {wrong}"
+    return SettingsError(message, hint="make it a readable UTF-8 file")
+
+
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
     """Reads and checks the environment and `.env` once; `load_settings.cache_clear()` forgets.
@@ -267,9 +279,7 @@ def load_settings() -> Settings:
             hint=f"correct them in the environment or in {ENV_FILE.absolute()}",
         ) from None
     except (OSError, UnicodeDecodeError) as wrong:
-        raise SettingsError(
-            f"cannot read {ENV_FILE.absolute()}: {wrong}", hint="make it a readable UTF-8 file"
-        ) from None
+        raise _unreadable(wrong) from None
     settings.log_that_they_are_good()
     return settings
 

@@ -53,7 +53,8 @@ def check_disk(machine: Machine) -> Finding:
     """Is there room for models, and may we write there?"""
     home, hub = machine.settings.home_dir, hub_cache()
     for place, found in ((home, failed), (hub, warning)):
-        if not os.access(_existing(place), os.W_OK):
+        there = _existing(place)
+        if not (there.is_dir() and os.access(there, os.W_OK)):
             return found(
                 f"nothing can be written to {place}",
                 f'make it yours: sudo install -d -o "$USER" {quote(str(place))}',
