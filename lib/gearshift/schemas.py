@@ -145,12 +145,14 @@ class LoadedModel:
         size_bytes: All of it, its context included.
         gpu_bytes: As much of that as is on GPUs.
         until: When it is unloaded if nobody asks it, as RFC 3339.
+        context: Tokens that it was loaded for; older servers do not tell.
     """
 
     name: str
     size_bytes: int | None = None
     gpu_bytes: int | None = None
     until: str | None = None
+    context: int | None = None
 
     @property
     def gpu_share(self) -> float | None:

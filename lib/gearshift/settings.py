@@ -24,7 +24,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from gearshift.errors import SettingsError
 
@@ -182,6 +182,24 @@ def environment_for_vllm() -> dict[str, str]:
     }
 
 
+def environment_values() -> dict[str, str]:
+    """What the environment sets, by upper-case names; an empty value counts as none."""
+    return {name.upper(): value for name, value in os.environ.items() if value}
+
+
+def file_values() -> dict[str, str]:
+    """What `.env` sets, by upper-case names, whether or not we know them.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        found = DotEnvSettingsSource(Settings).env_vars if ENV_FILE.is_file() else {}
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise _unreadable(wrong) from None
+    return {name.upper(): value for name, value in found.items() if value}
+
+
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that the environment leaves us (`CUDA_VISIBLE_DEVICES`); empty if all."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -219,6 +237,13 @@ def variable_name(field: str) -> str:
     return f"GEARSHIFT_{field.upper()}"
 
 
+def setting_names() -> list[str]:
+    """Every variable that is read as a setting, other spellings included."""
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    more = [str(name) for one in aliases if isinstance(one, AliasChoices) for name in one.choices]
+    return sorted({*map(variable_name, Settings.model_fields), *more})
+
+
 def _sentence(error: Any) -> str:
     where = str(error["loc"][0]) if error["loc"] else ""
     text = error["msg"].removeprefix("Value error, ")
@@ -231,6 +256,11 @@ def _sentence(error: Any) -> str:
     shown = re.sub(r"//[^/]*@", "//(hidden)@", shown)
     text = text[0].lower() + text[1:]
     return f"{name}={shown}: {text}"
+
+
+def _unreadable(wrong: Exception) -> SettingsError:
+    message = f"cannot read {ENV_FILE.absolute()}: {wrong}"
+    return SettingsError(message, hint="make it a readable UTF-8 file")
 
 
 @lru_cache(maxsize=1)
@@ -249,9 +279,7 @@ def load_settings() -> Settings:
             hint=f"correct them in the environment or in {ENV_FILE.absolute()}",
         ) from None
     except (OSError, UnicodeDecodeError) as wrong:
-        raise SettingsError(
-            f"cannot read {ENV_FILE.absolute()}: {wrong}", hint="make it a readable UTF-8 file"
-        ) from None
+        raise _unreadable(wrong) from None
     settings.log_that_they_are_good()
     return settings
 

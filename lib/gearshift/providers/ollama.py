@@ -8,7 +8,13 @@ from typing import Any
 
 import msgspec
 
-from gearshift.errors import ContextExceeded, ProtocolError, ServerFailed, Truncated
+from gearshift.errors import (
+    ContextExceeded,
+    ProtocolError,
+    ProviderError,
+    ServerFailed,
+    Truncated,
+)
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
@@ -243,6 +249,16 @@ class OllamaService(BaseLLMService):
                 f"{self.label} did not return embeddings", hint="use another embedding model"
             ) from None
 
+    async def version(self) -> str | None:
+        """Its version; `None` if no Ollama answers."""
+        try:
+            return await on_loop(self._version())
+        except ProviderError:
+            return None
+
+    async def _version(self) -> str | None:
+        return _text((await (await self._endpoint()).ask("/api/version")).get("version"))
+
     async def loaded(self) -> list[LoadedModel]:
         """The models that are in memory now.
 
@@ -259,6 +275,7 @@ class OllamaService(BaseLLMService):
                 as_count(row.get("size")),
                 as_count(row.get("size_vram")),
                 _text(row.get("expires_at")),
+                as_count(row.get("context_length")),
             )
             for row in (rows if isinstance(rows, list) else [])
             if isinstance(row, dict) and _text(row.get("name"))

@@ -43,6 +43,17 @@ class VLLMService(OpenAICompatibleService):
     async def _metrics(self) -> str:
         return await (await self._endpoint()).ask_text("/metrics")
 
+    async def check_health(self) -> None:
+        """Asks whether the engine behind the server lives.
+
+        Raises:
+            ProviderError: it does not.
+        """
+        await on_loop(self._check_health())
+
+    async def _check_health(self) -> None:
+        await (await self._endpoint()).ask_text("/health")
+
     async def _check(self) -> ConnectionStatus:
         models = await self._list_models()
         if not models:

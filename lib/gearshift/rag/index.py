@@ -136,6 +136,11 @@ class Store:
         with self._translated("read"):
             return self._tables().count()
 
+    def passage_count(self) -> int:
+        """How many passages of its documents there are."""
+        with self._translated("read"):
+            return self._tables().passage_count()
+
     def digests(self) -> dict[str, str]:
         """The content digest of each document, by name."""
         with self._translated("read"):

@@ -160,6 +160,12 @@ class Tables:
         """How many documents there are."""
         return int(self._documents.count_rows())
 
+    def passage_count(self) -> int:
+        """How many visible passages there are."""
+        digests = self._digests()
+        rows = self._passages.search().select(["key", "digest"]).limit(None).to_list()
+        return sum(digests.get(row["key"]) == row["digest"] for row in rows)
+
     def keys(self) -> set[str]:
         """The keys of the documents."""
         return set(self._digests())

@@ -1,0 +1,46 @@
+"""The index: can every collection be opened, with the embedder it was made with?"""
+
+from __future__ import annotations
+
+from gearshift.doctor.checks._base import Finding, Machine, Status, failed, passed, unknown
+from gearshift.errors import IndexFault, ProviderError
+from gearshift.rag.embedders import make_embedder
+from gearshift.rag.index import Collection, Store, collections, stored_embedder
+
+_WORST = (Status.FAILED, Status.UNKNOWN, Status.PASSED)
+
+
+def check_index(machine: Machine) -> Finding:
+    """Can each collection be opened, does its embedder match, and is it whole?"""
+    names = collections(machine.settings.home_dir)
+    if not names:
+        return passed("there are no collections yet")
+    found = [_collection(machine, name) for name in names]
+    worst = next(status for status in _WORST if any(one.status is status for one in found))
+    shown = [one for one in found if one.status is worst]
+    hints = dict.fromkeys(one.hint for one in shown if one.hint)
+    return Finding(worst, "; ".join(one.message for one in shown), "; ".join(hints))
+
+
+def _collection(machine: Machine, name: str) -> Finding:
+    settings = machine.settings
+    try:
+        store = Store(name, settings.home_dir)
+        documents = store.documents()
+        promised, there = sum(one.passages for one in documents), store.passage_count()
+        embedder = stored_embedder(name, settings.home_dir) or ""
+        if there < promised:
+            return failed(
+                f"{name}: {promised - there} of {promised} passages are gone",
+                f"gearshift rebuild --collection {name}",
+            )
+        Collection.open(name, settings.home_dir, make_embedder(embedder, settings))
+    except IndexFault as fault:
+        return failed(fault.message, fault.hint)
+    except ProviderError as wrong:
+        return unknown(
+            f"{name}: whether its embedder {embedder} is still the same is not known, "
+            f"{wrong.message}",
+            f"{wrong.hint}: gearshift providers",
+        )
+    return passed(f"{name}: {len(documents)} documents, {there} passages, embedder {embedder}")
