@@ -27,11 +27,14 @@ _FRAME = re.compile(
     r")+"
 )
 _ASKED = re.compile(
-    r"^\W*(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
+    r"^\W*(?:[a-z_0-9]+=\S* )*(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
     r"|sudo |uv |pip3? |curl |gearshift )"
 )
+_LOOKALIKES = str.maketrans({"’": "'", "‘": "'", "−": "-", "–": "-", "“": '"', "”": '"'})
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
-_LEVEL = re.compile(r"\b(?:(?P<info>debug|info)|warn|warning|\w+warning)\b(?! messages?\b)")
+_LEVEL = re.compile(
+    r"(?:(?<![\w=])|(?<=level=))(?:(?P<info>debug|info|ignor(?:e|ing) (?:\w+ )?errors?)|warn|warning|\w+warning)\b(?! messages?\b)"
+)
 _ORDINARY = re.compile(r'throughput: |"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d')
 _TROUBLE = re.compile(
     r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b|\b(?:ERROR|FATAL|CRITICAL|error|fatal|failed|panic)\b"
@@ -135,7 +138,7 @@ def _clean(lines: Iterable[str]) -> Iterable[str]:
             yield ""
             continue
         text = _FRAME.sub("", _COLOUR.sub("", line[:_LONGEST])).rstrip()
-        text = text.replace("\\n", "  ").replace('\\"', ' "').replace("’", "'")
+        text = text.replace("\\n", "  ").replace('\\"', ' "').translate(_LOOKALIKES)
         essence = re.sub(r"\d+", "0", text)
         if essence in seen and len(essence) > 3:
             yield ""

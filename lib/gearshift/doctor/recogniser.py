@@ -22,6 +22,8 @@ _HEALTHY = re.compile(
     r"application startup complete|uvicorn running on|listening on |avg generation throughput"
     r"|startup complete|server is ready|llama runner started"
 )
+_DENIED = re.compile(r"\b(?:no|without|never)\W{1,3}$")
+_HARMLESS = re.compile(r"(?:safe to|can be|safely|may be) ?ignored?")
 _LOOKED_AT = 20  # places of a message; the first that counts is enough
 _LONGEST = 400  # characters of a line that is shown
 
@@ -85,11 +87,11 @@ def diagnose(log: Log) -> Report:
     lower = log.cleaned.lower()
     if len(lower) != len(log.cleaned):  # a letter whose small form is longer
         lower = "".join(c.lower() if c.isascii() else c for c in log.cleaned)
-    matches = sorted(_matches(log, lower), key=lambda match: match.rank)
-    best: dict[Cause, _Match] = {}
-    for match in matches:
-        best.setdefault(match.signature.cause, match)
-    kept = _believed(list(best.values()), lower)
+    matches = _matches(log, lower)
+    order = dict.fromkeys(m.signature.cause for m in sorted(matches, key=lambda m: m.rank))
+    # Of one cause the signature that stands first tells most: it computes what the others cannot.
+    first = {match.signature.cause: match for match in reversed(matches)}
+    kept = _believed([first[cause] for cause in order], lower)
     told = read_told(log.cleaned)
     trouble = log.first_trouble()
     redact = Redactor(())
@@ -108,6 +110,8 @@ def _matches(log: Log, text: str) -> list[_Match]:
             for match in islice(pattern.finditer(text), _LOOKED_AT):
                 line = log.number(match.start())
                 level = log.level(line)
+                if _DENIED.search(text, max(0, match.start() - 12), match.start()):
+                    continue
                 if level is not Level.INFO or signature.informs:
                     found.append(_Match(signature, match, line, level))
                     break
@@ -120,7 +124,7 @@ def _believed(matches: list[_Match], text: str) -> list[_Match]:
     if not real:
         return matches
     errors = [m for m in real if m.signature.tier < Tier.NOTICE and m.level is Level.ERROR]
-    if not errors and _HEALTHY.search(text):
+    if not errors and (_HEALTHY.search(text) or _HARMLESS.search(text)):
         return []
     return real
 

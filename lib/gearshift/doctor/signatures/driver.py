@@ -131,6 +131,7 @@ SIGNATURES = (
         Cause.WSL_UVA,
         (
             r"uva is not available",
+            r"requires uva\b",
             r"unified virtual addressing… not (?:available|supported)",
             r"uva… (?:not available|unavailable|unsupported)",
             r"vllm_wsl2_enable_pin_memory",

@@ -108,6 +108,7 @@ SIGNATURES = (
         (
             r"no available memory for the cache blocks",
             r"available kv cache memory: -[\d.]+",
+            r"negative .{0,3}available kv cache",
             r"available kv cache memory \(-[\d.]+",
             r"# (?:gpu|cuda) blocks: 0\b",
             r"no (?:gpu )?memory (?:is )?(?:left|available) for (?:the )?kv[ -]?cache",

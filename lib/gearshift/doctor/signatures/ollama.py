@@ -33,7 +33,8 @@ SIGNATURES = (
             r"listen tcp\d? \S*:11434: bind",
             r"11434[^\n]{0,80}(?:address already in use|only one usage|10048|already in use)",
             r"(?:address already in use|only one usage|already in use|10048)[^\n]{0,80}11434",
-            r"ollama (?:is )?already running",
+            r"ollama\W+(?:is\W+)?already\W+running",
+            r"bind: only one usage",
             r"listen tcp\d? \S+: bind: (?:address already|only one usage|winapi|an attempt)",
         ),
         "An Ollama listens on that port already.",
@@ -82,7 +83,7 @@ SIGNATURES = (
     Signature(
         Cause.OLLAMA_NAME,
         (
-            r"pull model manifest: (?:file does not exist|.{0,20}not found|4\d\d)",
+            r"pull model manifest: (?:file does not exist|.{0,20}not found|404)",
             r"manifest[^\n]{0,80}(?:file does not exist|does not exist|not found|unknown)",
             r"invalid model (?:name|path|reference)",
             r"pulling manifest[^\n]*\s*[^\n]{0,40}(?:file does not exist|not found)",
@@ -194,9 +195,9 @@ SIGNATURES = (
             r"alloc_tensor_range: failed",
             r"ggml_\w+: (?:failed to allocate|out of memory)",
             r"failed to allocate (?:compute |buffer for (?:the )?)(?:buffers?|kv cache)",
-            r"(?:ggml|llama)[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*(?:cuda error: out of memory|"
+            r"(?:ggml|llama_)[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*(?:cuda error: out of memory|"
             r"cuda_error_out_of_memory|out of (?:device )?memory)",
-            r"cuda error: out of memory[^\n]*\n?[^\n]*(?:ggml|llama)",
+            r"cuda error: out of memory[^\n]*\n?[^\n]*(?:ggml|llama_)",
             r"erroroutofdevicememory",
             r"insufficient vram",
         ),
@@ -238,6 +239,7 @@ SIGNATURES = (
             r"failure during gpu discovery",
             r"failed to finish discovery before timeout",
             r"bootstrap discovery took",
+            r"amd driver is too old|amd driver is older",
             r"amdgpu (?:version file missing|driver[^\n]{0,40}(?:too old|old|upgrade|outdated))",
             r"rocm[^\n]{0,60}driver[^\n]{0,40}(?:too old|outdated|upgrade|older)",
         ),

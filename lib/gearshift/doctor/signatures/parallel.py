@@ -106,6 +106,7 @@ SIGNATURES = (
             r"world size…(?:is larger than|exceeds) the number of (?:available )?gpus",
             r"(?:tensor.parallel.size|--?tp)…(?:larger|greater|more|higher|exceeds?)… "
             r"(?:available )?gpus",
+            r"world_size \(\d+\) is less than (?:than )?max local gpu count",
             r"invalid device ordinal",
             r"cudaerrorinvaliddevice\b",
             r"no available node types can fulfill resource request",
@@ -134,6 +135,7 @@ SIGNATURES = (
             r"creating shared memory segment",
             r"/dev/shm… no space left",
             r"no space left on device… /dev/shm",
+            r"/dev/shm[^\n]{0,60}(?:too small|太小|64 ?mi?b?\b)",
             r"insufficient shared memory",
             r"(?:unable|failed) to (?:open|create|allocate|mmap|write to) (?:a )?shared memory",
             r"shared memory… (?:too small|is not enough|limit|exhausted)",
@@ -188,7 +190,6 @@ SIGNATURES = (
             r"no socket interface found",
             r"failed to connect to peer node",
             r"vllm is using nccl==[^\n]*\s*(?:\(?(?:hangs?|stuck|nothing more|no further output))",
-            r"nccl_p2p_disable=1",
         ),
         "The GPUs could not be joined: NCCL failed.",
         "run with NCCL_DEBUG=INFO to see why; try NCCL_P2P_DISABLE=1, then the right "

@@ -41,6 +41,8 @@ SIGNATURES = (
             r"no module named .{0,3}triton\.",
             r"triton… (?:is )?not compatible with… (?:pytorch|torch)",
             r"triton… (?:library|version)… (?:incompatible|mismatch)",
+            r"tritonmissing|cannot find a working triton",
+            r"requirement triton\b|triton [\w.+]+ which is incompatible",
             r"errors? from .{0,3}torch/_inductor",
             r"torch/_inductor/[\w/]+\.py…\s+(?:[^\n]*\n){0,6}?[^\n]*triton[^\n]*(?:error|attribute)",
         ),
@@ -116,7 +118,7 @@ SIGNATURES = (
         "Another program listens on the port.",
         _other_port,
         unless=r"userland proxy|bind host port|already allocated|"
-        r"listen tcp\S* \S*:11434|11434[^\n]*(?:bind|in use)",
+        r"listen tcp\S* \S*:11434|11434[^\n]*(?:bind|in use)|\bollama\b",
     ),
     Signature(
         Cause.METADATA,
