@@ -8,13 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gearshift.errors import (
-    ContextExceeded,
-    ProtocolError,
-    ProviderError,
-    ServerFailed,
-    Truncated,
-)
+from gearshift.errors import ContextExceeded, ProtocolError, ServerFailed, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
@@ -248,16 +242,6 @@ class OllamaService(BaseLLMService):
             raise ProtocolError(
                 f"{self.label} did not return embeddings", hint="use another embedding model"
             ) from None
-
-    async def version(self) -> str | None:
-        """Its version; `None` if no Ollama answers."""
-        try:
-            return await on_loop(self._version())
-        except ProviderError:
-            return None
-
-    async def _version(self) -> str | None:
-        return _text((await (await self._endpoint()).ask("/api/version")).get("version"))
 
     async def loaded(self) -> list[LoadedModel]:
         """The models that are in memory now.
