@@ -219,13 +219,12 @@ vllm:num_preemptions_total {preemptions}
 vllm:generation_tokens_total {tokens}
 vllm:prompt_tokens_total {tokens}
 vllm:request_success_total {finished}
-vllm:time_to_first_token_seconds_bucket{{le="+Inf"}} {finished}
-vllm:time_to_first_token_seconds_sum {first}
-vllm:inter_token_latency_seconds_bucket{{le="+Inf"}} {tokens}
-vllm:inter_token_latency_seconds_sum {between}
+vllm:request_queue_time_seconds_sum {queue}
+vllm:request_prefill_time_seconds_sum {first}
+vllm:request_decode_time_seconds_sum {between}
 """
 IDLE = {"running": 0, "waiting": 0, "cache": 0.1, "preemptions": 0, "tokens": 0, "finished": 0}
-IDLE |= {"first": 0.0, "between": 0.0}
+IDLE |= {"queue": 0.0, "first": 0.0, "between": 0.0}
 
 
 @pytest.fixture
@@ -253,7 +252,9 @@ PREFILL = {"tokens": 100, "finished": 10, "first": 30.0, "between": 1.0}
     ("later", "busy", "status", "words"),
     [
         ({}, 0, "passed", "Idle"),
-        ({"running": 3} | DECODE, 97, "passed", "Decode-bound: 20 ms for each token"),
+        ({"tokens": 1, "finished": 1, "between": 0.1}, 0, "passed", "Idle"),
+        ({"tokens": 9, "finished": 9, "queue": 9.0, "first": 1.0}, 0, "passed", "Queue-bound"),
+        ({"running": 3} | DECODE, 97, "passed", "Decode-bound: 95%"),
         ({"running": 3} | PREFILL, 97, "passed", "Prefill-bound"),
         ({"running": 3, "waiting": 9} | DECODE, 97, "warning", "9 requests waiting"),
         ({"running": 3, "waiting": 9, "cache": 0.99}, 97, "warning", "--kv-cache-dtype fp8"),
