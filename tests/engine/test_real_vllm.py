@@ -158,7 +158,7 @@ def until(condition, seconds=15.0):
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_two_ranks_share_two_cores_and_leave_nothing_in_shared_memory(vllm, chat_model, how):
+def test_two_ranks_share_two_cores_and_leave_no_files_in_memory_or_tmp(vllm, chat_model, how):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two ranks need two processors")
     record = vllm.wait(vllm.begin(chat_model, tensor_parallel=2, gpu_count=2))
@@ -168,6 +168,7 @@ def test_two_ranks_share_two_cores_and_leave_nothing_in_shared_memory(vllm, chat
     until(lambda: servers.find_on(record.launch.port, vllm.settings()).shared_memory)
     shared = servers.find_on(record.launch.port, vllm.settings()).shared_memory
     assert all(map(os.path.exists, shared))
+    assert list(found.scratch.iterdir())
     if how == "killed":
         for process in found.tree:
             send(process, signal.SIGKILL)
@@ -175,6 +176,7 @@ def test_two_ranks_share_two_cores_and_leave_nothing_in_shared_memory(vllm, chat
     else:
         vllm.stop(record.launch.port)
     assert not any(map(os.path.exists, shared))
+    assert not found.scratch.exists()
 
 
 def test_what_vllm_itself_says_is_the_reason_of_a_failure(vllm, chat_model):

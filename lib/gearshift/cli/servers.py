@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,9 +177,7 @@ def serve(
         if not no_wait:
             record = _wait(record, as_json)
         if record.state is State.FAILED and record.failure:
-            failure = record.failure
-            error = EngineError(failure.kind, failure.message, failure.hint)
-            _fail(error, record, checks, as_json)
+            _failed(record, checks, as_json)
         if as_json:
             print_json(_start_row(record, checks))
             return
@@ -187,6 +186,25 @@ def serve(
             out.print(f"  next: VLLM_BASE_URL={record.url} in .env", markup=False)
         elif settings.llm_provider != "vllm":
             out.print("  next: gearshift switch vllm", markup=False)
+
+
+def _failed(record: Record, checks: list[Check], as_json: bool) -> None:
+    """Says why, as the doctor reads its log, and how it would start."""
+    from gearshift.cli.doctor import causes, show_causes
+    from gearshift.doctor.starts import explain, serve_instead
+
+    assert record.failure is not None
+    failure = record.failure
+    report = explain(record)
+    instead = serve_instead(record.launch, report)
+    hint = shlex.join(instead) if instead else failure.hint
+    error = EngineError(failure.kind, failure.message, hint)
+    if as_json:
+        extra = {"causes": causes(report), "corrected": instead, "error": error.as_dict()}
+        print_json(_start_row(record, checks) | extra)
+    elif report.causes:
+        show_causes(report)
+    fail(error, as_json=False)
 
 
 def _refused(checks: list[Check]) -> list[Check]:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gearshift import gpu, logs
+from gearshift.engine import _scratch as scratch
 from gearshift.engine import environment as engine
 from gearshift.engine._log import Drain
 from gearshift.engine.launch import environment
@@ -41,7 +43,7 @@ from gearshift.engine.processes import (
     wait_gone,
     writers_of,
 )
-from gearshift.engine.records import Failure, Place, Record, State
+from gearshift.engine.records import STARTS, Failure, Place, Record, State
 from gearshift.engine.redact import Redactor, secrets
 from gearshift.engine.stages import root_cause
 from gearshift.errors import EngineError, GearshiftError
@@ -128,13 +130,17 @@ class Supervisor:
         record = self._record
         inherited = environment_for_vllm()
         cpus = processors()
+        folder = scratch.make()
+        self._note(scratch=folder)
         self._drain.begin()
+        self._drain.write(f"{STARTS} {shlex.join(record.command)}")
         self._not_ready, self._healthy, self._status = "it has not answered yet", False, None
         output = os.open(self._place.pipe, os.O_RDWR)  # so that there always is a reader
         try:
             child = subprocess.Popen(
                 record.command,
-                env=environment(record.launch, inherited, self._secrets, cpus),
+                env=environment(record.launch, inherited, self._secrets, cpus)
+                | scratch.environment(folder, inherited),
                 cwd=self._place.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -360,6 +366,8 @@ class Supervisor:
         if not left:
             remove_shared_memory(shared)
             shared = set()
+            if self._record.scratch is not None:
+                scratch.remove(self._record.scratch)
         self._note(tree=sorted(left), shared_memory=sorted(shared))
         return left
 

@@ -53,6 +53,33 @@ def docker_command(launch: Launch, name: str, tag: str, secrets: Iterable[str]) 
     return found + arguments(inner)
 
 
+def serve_command(launch: Launch) -> list[str]:
+    """The `gearshift serve …` that starts it; adapters are left out."""
+    ranks = launch.tensor_parallel * launch.pipeline_parallel
+    found = ["gearshift", "serve", launch.model]
+    if ranks > 1 and not launch.gpus:
+        found += [str(ranks), str(launch.tensor_parallel)]
+    options = {
+        "gpus": ",".join(launch.gpus) or None,
+        "port": launch.port,
+        "pipeline-parallel": launch.pipeline_parallel if launch.pipeline_parallel > 1 else None,
+        "executor": launch.executor,
+        "gpu-memory-utilization": launch.memory_utilization,
+        "max-model-len": launch.max_model_len,
+        "max-num-seqs": launch.max_num_seqs,
+        "max-num-batched-tokens": launch.max_num_batched_tokens,
+        "dtype": launch.dtype,
+        "kv-cache-dtype": launch.kv_cache_dtype,
+        "quantization": launch.quantization,
+        "chat-template": launch.chat_template,
+        "tool-parser": launch.tool_parser,
+        "reasoning-parser": launch.reasoning_parser,
+        "runner": launch.runner,
+    }
+    found += [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return found + (["--enforce-eager"] if launch.enforce_eager and not launch.cpu else [])
+
+
 def systemd_unit(command: list[str], environment: dict[str, str], model: str) -> str:
     """A unit for `/etc/systemd/system`, with the secrets in a file of their own."""
     plain = {name: value for name, value in environment.items() if value != "(hidden)"}

@@ -28,6 +28,9 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+STARTS = "INFO gearshift starts:"
+"""How a line of a server's log begins that tells its command; several starts may be in one log."""
+
 LIVING = {State.INSTALLING, State.STARTING, State.READY, State.DEGRADED, State.STOPPING}
 
 
@@ -50,6 +53,7 @@ class Record(BaseModel):
         process: vLLM's API server; `None` before there is one.
         tree: All processes that belonged to it when somebody last looked.
         shared_memory: Files in shared memory that they had mapped.
+        scratch: The folder for their temporary files.
         supervisor: Who watches it.
         stage: What it is doing while it starts, in words.
         progress: How far that stage is, 0 to 1, where the log says so.
@@ -72,6 +76,7 @@ class Record(BaseModel):
     process: Process | None = None
     tree: list[Process] = []
     shared_memory: list[str] = []
+    scratch: Path | None = None
     supervisor: Process | None = None
     stage: str = ""
     progress: float | None = None

@@ -1,0 +1,90 @@
+"""What a signature is: messages that show a cause, what they mean, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+
+from gearshift.doctor.causes import Cause
+from gearshift.doctor.told import Told
+
+
+class Tier(IntEnum):
+    """How much a message tells; the first tier that is in a log leads the report."""
+
+    SPECIFIC = 0
+    """It says what is wrong."""
+    GENERAL = 1
+    """It follows from several causes."""
+    NOTICE = 2
+    """Healthy servers say it, too."""
+    WRAPPER = 3
+    """It points to another error."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """What to do, and the options of `vllm serve` that a corrected start would have."""
+
+    text: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A message that was found: its parts, and what the log tells of the server."""
+
+    parts: Mapping[str, str | None]
+    told: Told
+
+    def number(self, name: str) -> float:
+        """A part that is a number; thousands may be separated by commas."""
+        return float((self.parts[name] or "0").replace(",", "").rstrip("."))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a cause shows.
+
+    Attributes:
+        messages: Regular expressions over lower-case text. A space stands for any white space, the
+            end of a line included: people wrap what they paste. ` ?` may also be nothing, and `…`
+            is anything on the same line.
+        meaning: What happened, in one sentence.
+        fix: What to do; `{name}` is a named part of the message. A function where it is computed.
+        unless: Text that shows that the message means something else.
+        informs: Whether servers write it in lines that call themselves information, too.
+    """
+
+    cause: Cause
+    messages: tuple[str, ...]
+    meaning: str
+    fix: str | Callable[[Found], Fix]
+    tier: Tier = Tier.SPECIFIC
+    unless: str | None = None
+    informs: bool = False
+
+    @cached_property
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """The messages, compiled."""
+        return tuple(map(compiled, self.messages))
+
+    @cached_property
+    def exception(self) -> re.Pattern[str] | None:
+        """What must not be in the text."""
+        return compiled(self.unless) if self.unless else None
+
+    def advice(self, found: Found) -> Fix:
+        """What to do about this very message."""
+        if not isinstance(self.fix, str):
+            return self.fix(found)
+        return Fix(self.fix.format_map({k: v or "" for k, v in found.parts.items()}))
+
+
+def compiled(message: str) -> re.Pattern[str]:
+    """The regular expression of a message."""
+    text = message.replace("…", r"[^\n]{0,300}?").replace(" ?", r"\s*").replace(" ", r"\s+")
+    return re.compile(text)

@@ -1,0 +1,154 @@
+"""A log as people have it, with frames, prefixes and colours, made ready to be searched."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate
+from pathlib import Path
+
+from gearshift.errors import EngineError
+
+_HEAD, _TAIL = 4_000_000, 12_000_000  # bytes of a file that are read
+_MOST = 1_000_000  # characters that are searched, after what repeats is left out
+_LONGEST = 4_000  # characters of a line
+
+_FRAME = re.compile(
+    r"^(?:\x1b\[[\d;]*m|[>#*|│\s]"  # colours, quotes, comments, tables
+    r"|[\w.-]{1,40} +\| "  # docker compose
+    r"|\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:?\d\d)? (?:std(?:out|err) [FP] )?"  # Kubernetes
+    r"|E   "  # pytest
+    r"|\([\w:. -]{1,60}pid=\d+(?:, ip=[\d.]+)?\)"  # vLLM's processes
+    r"|(?:INFO|WARNING|ERROR|DEBUG|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? "
+    r"(?:\[[^\]\s]{1,80}\]|[\w.]+:\d+\])"
+    r")+"
+)
+_ASKED = re.compile(
+    r"^\W*(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
+    r"|sudo |uv |pip3? |curl |gearshift )"
+)
+_COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+_LEVEL = re.compile(r"\b(?:(?P<info>debug|info)|warn|warning|\w+warning)\b(?! messages?\b)")
+_ORDINARY = re.compile(r'throughput: |"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d')
+_TROUBLE = re.compile(
+    r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b|\b(?:ERROR|FATAL|CRITICAL|error|fatal|failed|panic)\b"
+)
+
+
+class Level(IntEnum):
+    """How serious a line says that it is."""
+
+    ERROR = 0
+    WARNING = 1
+    INFO = 2
+
+
+@dataclass(frozen=True)
+class Log:
+    """The lines as they are, and the text that is searched, a line of it for each of theirs.
+
+    Attributes:
+        cleaned: Without frames and prefixes; empty lines stand for what repeats earlier ones.
+        left_out: Bytes of a large file that were not read, from its middle.
+    """
+
+    lines: tuple[str, ...]
+    first_line: tuple[int, ...]
+    cleaned: str
+    left_out: int = 0
+
+    def number(self, position: int) -> int:
+        """The line, from 1, of a position in the cleaned text."""
+        return bisect_right(self.first_line, position)
+
+    def level(self, number: int) -> Level:
+        """What the line calls itself; all that say nothing count as errors.
+
+        A command tells what was asked for, not what happened.
+        """
+        line = self.lines[number - 1][:100].lower()
+        found = _LEVEL.search(line)
+        if found is None:
+            return Level.INFO if _ASKED.match(line) else Level.ERROR
+        return Level.INFO if found["info"] else Level.WARNING
+
+    def first_trouble(self) -> int | None:
+        """The first line that looks like an error, `None` if none does."""
+        start = 0
+        for number, line in enumerate(self.cleaned.split("\n"), 1):
+            if _TROUBLE.search(line) and self.level(number) is Level.ERROR:
+                return number
+            start += len(line) + 1
+        return None
+
+
+def make_log(text: str, left_out: int = 0) -> Log:
+    """A log from its text."""
+    lines = tuple(line.rstrip("\r") for line in text.split("\n"))
+    cleaned = list(_clean(lines))
+    if sum(map(len, cleaned)) > _MOST:  # the middle is what tells least
+        cleaned = _without_middle(cleaned)
+    starts = tuple(accumulate((len(line) + 1 for line in cleaned[:-1]), initial=0))
+    return Log(lines, starts, "\n".join(cleaned), left_out)
+
+
+def read_log(path: Path) -> Log:
+    """A log from a file; of a very large one the beginning and the end.
+
+    Raises:
+        EngineError: it cannot be read (kind `log`).
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_HEAD + _TAIL + 1)
+            size = len(data)
+            if size > _HEAD + _TAIL:
+                size = file.seek(0, 2)
+                file.seek(max(_HEAD, size - _TAIL))
+                data = data[:_HEAD] + b"\n" + file.read()
+    except OSError as wrong:
+        raise EngineError(
+            "log", f"{path} cannot be read: {wrong.strerror}", "give the path of a log, or - "
+        ) from None
+    return make_log(decode(data), max(0, size - len(data)))
+
+
+def decode(data: bytes) -> str:
+    """Text in the encodings that logs come in: UTF-8, and what PowerShell's `>` writes."""
+    for mark, encoding in (
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
+        (b"\xef", "utf-8-sig"),
+    ):
+        if data.startswith(mark):
+            return data.decode(encoding, "replace")
+    return data.decode("utf-8", "replace")
+
+
+def _clean(lines: Iterable[str]) -> Iterable[str]:
+    seen: set[str] = set()
+    for line in lines:
+        if _ORDINARY.search(line):
+            yield ""
+            continue
+        text = _FRAME.sub("", _COLOUR.sub("", line[:_LONGEST])).rstrip()
+        text = text.replace("\\n", "  ").replace('\\"', ' "').replace("’", "'")
+        essence = re.sub(r"\d+", "0", text)
+        if essence in seen and len(essence) > 3:
+            yield ""
+            continue
+        seen.add(essence)
+        yield text
+
+
+def _without_middle(lines: list[str]) -> list[str]:
+    """As much of the beginning and the end as is searched."""
+    ends = list(accumulate(len(line) + 1 for line in lines))
+    half = _MOST // 2
+    return [
+        line if end <= half or end > ends[-1] - half else ""
+        for line, end in zip(lines, ends, strict=True)
+    ]

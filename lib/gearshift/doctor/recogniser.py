@@ -1,0 +1,160 @@
+"""From a log, or an error that somebody pasted, to its causes: the most likely first.
+
+It knows what `signatures` hold and nothing else: of a failure that none of them fits it shows the
+first error, and guesses nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from gearshift.doctor._signature import Fix, Found, Signature, Tier
+from gearshift.doctor.causes import Cause
+from gearshift.doctor.log import Level, Log
+from gearshift.doctor.signatures import SIGNATURES
+from gearshift.doctor.told import Told, read_told
+from gearshift.engine.redact import Redactor
+
+_HEALTHY = re.compile(
+    r"application startup complete|uvicorn running on|listening on |avg generation throughput"
+    r"|startup complete|server is ready|llama runner started"
+)
+_LOOKED_AT = 20  # places of a message; the first that counts is enough
+_LONGEST = 400  # characters of a line that is shown
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A cause that was recognised.
+
+    Attributes:
+        evidence: The line that shows it.
+        line: Its number, from 1.
+        meaning: What happened, in a sentence.
+        fix: What to do.
+        options: What it changes, by the options of `vllm serve`, with underscores.
+        command: A corrected start, where one can be made of what the log tells.
+    """
+
+    cause: Cause
+    evidence: str
+    line: int
+    meaning: str
+    fix: str
+    options: Mapping[str, str]
+    command: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a log shows.
+
+    Attributes:
+        causes: The most likely first; empty if nothing was recognised.
+        first_error: The number and text of the first line that looks like an error.
+    """
+
+    causes: tuple[Diagnosis, ...]
+    first_error: tuple[int, str] | None
+
+    def moved(self, lines: int) -> Report:
+        """The same of a text that so many lines stand before."""
+        causes = tuple(replace(cause, line=cause.line + lines) for cause in self.causes)
+        first = self.first_error
+        return Report(causes, (first[0] + lines, first[1]) if first else None)
+
+
+@dataclass(frozen=True)
+class _Match:
+    signature: Signature
+    found: re.Match[str]
+    line: int
+    level: Level
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """Specific messages before general ones, errors before warnings, early before late."""
+        return (self.signature.tier, self.level, self.found.start())
+
+
+def diagnose(log: Log) -> Report:
+    """The causes that a log shows."""
+    lower = log.cleaned.lower()
+    if len(lower) != len(log.cleaned):  # a letter whose small form is longer
+        lower = "".join(c.lower() if c.isascii() else c for c in log.cleaned)
+    matches = sorted(_matches(log, lower), key=lambda match: match.rank)
+    best: dict[Cause, _Match] = {}
+    for match in matches:
+        best.setdefault(match.signature.cause, match)
+    kept = _believed(list(best.values()), lower)
+    told = read_told(log.cleaned)
+    trouble = log.first_trouble()
+    redact = Redactor(())
+    return Report(
+        tuple(_diagnosis(match, log, told, redact) for match in kept),
+        (trouble, redact(log.lines[trouble - 1].strip()[:_LONGEST])) if trouble else None,
+    )
+
+
+def _matches(log: Log, text: str) -> list[_Match]:
+    found = []
+    for signature in SIGNATURES:
+        if signature.exception and signature.exception.search(text):
+            continue
+        for pattern in signature.patterns:
+            for match in islice(pattern.finditer(text), _LOOKED_AT):
+                line = log.number(match.start())
+                level = log.level(line)
+                if level is not Level.INFO or signature.informs:
+                    found.append(_Match(signature, match, line, level))
+                    break
+    return found
+
+
+def _believed(matches: list[_Match], text: str) -> list[_Match]:
+    """Wrappers only if there is nothing else, and notices only where no healthy server speaks."""
+    real = [match for match in matches if match.signature.tier < Tier.WRAPPER]
+    if not real:
+        return matches
+    errors = [m for m in real if m.signature.tier < Tier.NOTICE and m.level is Level.ERROR]
+    if not errors and _HEALTHY.search(text):
+        return []
+    return real
+
+
+def _diagnosis(match: _Match, log: Log, told: Told, redact: Redactor) -> Diagnosis:
+    start, end = match.found.span()
+    parts = {
+        name: log.cleaned[slice(*match.found.span(name))] if value is not None else None
+        for name, value in match.found.groupdict().items()
+    }
+    fix = match.signature.advice(Found(parts, told))
+    shown = log.lines[match.line - 1].strip()
+    if len(shown) > _LONGEST:  # the part of a long line that shows it
+        shown = log.cleaned[max(0, start - 100) : end + 200].replace("\n", " ")
+    return Diagnosis(
+        match.signature.cause,
+        redact(shown),
+        match.line,
+        match.signature.meaning,
+        fix.text,
+        fix.options,
+        _command(told, fix),
+    )
+
+
+def _command(told: Told, fix: Fix) -> tuple[str, ...] | None:
+    """`vllm serve` as it was started, with what the fix changes."""
+    if told.model is None or not fix.options:
+        return None
+    command = ["vllm", "serve", told.model]
+    for name, value in {**told.options, **fix.options}.items():
+        option = f"--{name.replace('_', '-')}"
+        if value == "True":
+            command.append(option)
+        elif value not in ("False", "None"):
+            command.append(f"{option}={value}")
+    return tuple(command)
