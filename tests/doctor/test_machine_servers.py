@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from gearshift.doctor.checks import Status, speed
+from gearshift.doctor.checks import Status, speed, system
 from gearshift.doctor.checks.ollama import check_ollama, check_ollama_context, check_ollama_gpu
 from gearshift.doctor.checks.ports import check_ollama_port, check_vllm_port
 from gearshift.doctor.checks.speed import check_vllm_speed
@@ -106,6 +106,7 @@ def test_ollama_that_lacks_something(machine, serve, script, words):
 
 def test_ollama_that_is_not_there(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(system, "_MARKS", ())
     found = check_ollama(machine(ollama_base_url=f"http://127.0.0.1:{free_port()}"))
     assert (found.status, "not installed" in found.message) == (Status.WARNING, True)
     (tmp_path / "ollama").write_text("#!/bin/sh\n")
@@ -113,6 +114,8 @@ def test_ollama_that_is_not_there(machine, monkeypatch, tmp_path):
     found = check_ollama(machine())
     assert (found.status, found.hint) == (Status.WARNING, "ollama serve")
     assert check_ollama(machine(llm_provider="embedded")).status is Status.UNKNOWN
+    monkeypatch.setattr(system, "_MARKS", (tmp_path,))
+    assert "host.docker.internal" in check_ollama(machine()).hint
 
 
 def test_something_else_where_ollama_should_be(machine, serve):
@@ -178,6 +181,12 @@ def test_no_vllm_is_a_fault_only_where_it_is_wanted(machine):
     assert "LLM_PROVIDER is vllm" in found.message
     assert "gearshift switch ollama" in found.hint
     assert check_vllm_token(machine(llm_provider="vllm")).status is Status.UNKNOWN
+
+
+def test_vllm_of_an_old_version(machine, serve):
+    old = answering(200, "/version", vllm(), {"version": "0.11.0"})
+    found = check_vllm(machine(vllm_base_url=serve(old).url))
+    assert (found.status, "security holes" in found.message) == (Status.WARNING, True)
 
 
 def test_vllm_whose_engine_is_dead(machine, serve):

@@ -228,9 +228,10 @@ class OllamaService(BaseLLMService):
                 False, "It runs but has no model: try `ollama pull mistral`.", shown
             )
         detail = f"{len(models)} model{'s' if len(models) > 1 else ''}"
-        if shown and older(shown, _SAFE_VERSION):
+        outdated = shown is not None and older(shown, _SAFE_VERSION)
+        if outdated:
             detail += f"; version {shown} has known security holes: update to {_SAFE_VERSION}"
-        return ConnectionStatus(True, detail, shown)
+        return ConnectionStatus(True, detail, shown, outdated)
 
     async def _embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
         endpoint = await self._endpoint()

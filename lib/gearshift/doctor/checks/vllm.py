@@ -43,9 +43,11 @@ def check_vllm(machine: Machine) -> Finding:
         )
     if not models:
         return warning("vLLM answers and serves no model", "gearshift serve MODEL")
-    return passed(
-        f"vLLM {run(service.check_connection()).version or '?'} serves {', '.join(models)}"
-    )
+    state = run(service.check_connection())
+    said = f"vLLM {state.version or '?'} {state.detail}"
+    if state.outdated:
+        return warning(said, "gearshift engine install, or: uv pip install --upgrade vllm")
+    return passed(said)
 
 
 def _sick(service: VLLMService) -> ProviderError | None:
