@@ -190,8 +190,17 @@ def test_vllm_of_an_old_version(machine, serve):
 
 
 def test_vllm_whose_engine_is_dead(machine, serve):
-    found = check_vllm(machine(vllm_base_url=serve(answering(503, "/health")).url))
+    url = serve(answering(503, "/health")).url
+    found = check_vllm(machine(vllm_base_url=url))
     assert (found.status, "health check fails" in found.message) == (Status.WARNING, True)
+    assert check_vllm(machine(vllm_base_url=url, llm_provider="vllm")).status is Status.FAILED
+
+
+def test_servers_that_are_only_busy_are_no_faults(machine, serve):
+    found = machine(vllm_base_url=serve(answering(429, "/v1/models")).url, llm_provider="vllm")
+    assert check_vllm(found).status is Status.WARNING
+    found = machine(ollama_base_url=serve(answering(503, "/api/tags", ollama())).url)
+    assert check_ollama(found).status is Status.WARNING
 
 
 def test_vllm_without_a_model(machine, serve):

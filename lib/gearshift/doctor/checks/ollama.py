@@ -6,7 +6,7 @@ import shutil
 
 from gearshift.doctor.checks._base import Finding, Machine, failed, passed, unknown, warning
 from gearshift.doctor.checks.system import in_container
-from gearshift.errors import ProviderError, Unreachable
+from gearshift.errors import Overloaded, ProviderError, TimedOut, Unreachable
 from gearshift.providers import run
 from gearshift.providers.ollama import OllamaService
 from gearshift.schemas import LoadedModel
@@ -44,7 +44,8 @@ def check_ollama(machine: Machine) -> Finding:
             )
         return warning(f"Ollama is chosen and does not run ({wrong.message})", _START)
     except ProviderError as wrong:
-        found = failed if settings.llm_provider == service.name else warning
+        slow = isinstance(wrong, (Overloaded, TimedOut))
+        found = failed if settings.llm_provider == service.name and not slow else warning
         return found(wrong.message, f"{wrong.hint}; see: gearshift providers")
     pull = f"ollama pull {settings.default_model}"
     if not models:
