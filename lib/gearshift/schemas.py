@@ -164,11 +164,15 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStatus:
-    """What a provider said when it was asked how it is; true when it can answer a chat."""
+    """What a provider said when it was asked how it is; true when it can answer a chat.
+
+    `outdated` when its version has published security holes.
+    """
 
     ready: bool
     detail: str
     version: str | None = None
+    outdated: bool = False
 
     def __bool__(self) -> bool:
         return self.ready

@@ -28,15 +28,12 @@ def card():
     """A GPU of which a share is free."""
 
     def make(index=0, total=24, free=1.0, capability=(8, 9), **facts):
-        return GPU(
-            index,
-            f"GPU-{index}",
-            "NVIDIA L4",
-            total * GIB,
-            int((1 - free) * total * GIB),
-            int(free * total * GIB),
-            compute_capability=capability,
-            **{"holders": ()} | facts,
-        )
+        sizes = {
+            "memory_total_bytes": total * GIB,
+            "memory_used_bytes": int((1 - free) * total * GIB),
+            "memory_free_bytes": int(free * total * GIB),
+        }
+        usual = sizes | {"compute_capability": capability, "holders": ()}
+        return GPU(index, f"GPU-{index}", "NVIDIA L4", **usual | facts)
 
     return make

@@ -30,6 +30,9 @@ _PREEMPTIONS = ("vllm:num_preemptions",)
 _FINISHED = ("vllm:request_success",)
 _TTFT = ("vllm:time_to_first_token_seconds",)
 _ITL = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
+_QUEUE_TIME = ("vllm:request_queue_time_seconds_sum",)
+_PREFILL_TIME = ("vllm:request_prefill_time_seconds_sum",)
+_DECODE_TIME = ("vllm:request_decode_time_seconds_sum",)
 
 _COUNTERS = {
     "prompt_tokens": _PROMPT_TOKENS,
@@ -38,6 +41,9 @@ _COUNTERS = {
     "prefix_hits": _PREFIX_HITS,
     "preemptions": _PREEMPTIONS,
     "finished": _FINISHED,
+    "queue_time": _QUEUE_TIME,
+    "prefill_time": _PREFILL_TIME,
+    "decode_time": _DECODE_TIME,
 }
 
 
@@ -127,6 +133,8 @@ class Metrics:
         prefix_cache_hit_rate: Prompt tokens that the cache had, of all that came, 0 to 1.
         preemptions: Requests that were put back because the KV cache was full.
         finished: Requests that ended well.
+        queue_time_s, prefill_time_s, decode_time_s: What they spent waiting for a turn, reading
+            the prompt and writing the answer, all together.
     """
 
     seconds: float
@@ -141,6 +149,9 @@ class Metrics:
     finished: int | None
     ttft_s: Percentiles
     itl_s: Percentiles
+    queue_time_s: float | None = None
+    prefill_time_s: float | None = None
+    decode_time_s: float | None = None
 
 
 def read_sample(text: str, at: float) -> Sample:
@@ -202,6 +213,9 @@ def between(earlier: Sample, later: Sample) -> Metrics:
         finished=_count(grown.get("finished")),
         ttft_s=_percentiles(later.ttft.since(earlier.ttft)),
         itl_s=_percentiles(later.itl.since(earlier.itl)),
+        queue_time_s=grown.get("queue_time"),
+        prefill_time_s=grown.get("prefill_time"),
+        decode_time_s=grown.get("decode_time"),
     )
 
 

@@ -8,13 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gearshift.errors import (
-    ContextExceeded,
-    ProtocolError,
-    ProviderError,
-    ServerFailed,
-    Truncated,
-)
+from gearshift.errors import ContextExceeded, ProtocolError, ServerFailed, Truncated
 from gearshift.providers._base import BaseLLMService
 from gearshift.providers._faults import excerpt, from_report, reported
 from gearshift.providers._http import Endpoint
@@ -234,9 +228,10 @@ class OllamaService(BaseLLMService):
                 False, "It runs but has no model: try `ollama pull mistral`.", shown
             )
         detail = f"{len(models)} model{'s' if len(models) > 1 else ''}"
-        if shown and older(shown, _SAFE_VERSION):
+        outdated = shown is not None and older(shown, _SAFE_VERSION)
+        if outdated:
             detail += f"; version {shown} has known security holes: update to {_SAFE_VERSION}"
-        return ConnectionStatus(True, detail, shown)
+        return ConnectionStatus(True, detail, shown, outdated)
 
     async def _embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
         endpoint = await self._endpoint()
@@ -248,16 +243,6 @@ class OllamaService(BaseLLMService):
             raise ProtocolError(
                 f"{self.label} did not return embeddings", hint="use another embedding model"
             ) from None
-
-    async def version(self) -> str | None:
-        """Its version; `None` if no Ollama answers."""
-        try:
-            return await on_loop(self._version())
-        except ProviderError:
-            return None
-
-    async def _version(self) -> str | None:
-        return _text((await (await self._endpoint()).ask("/api/version")).get("version"))
 
     async def loaded(self) -> list[LoadedModel]:
         """The models that are in memory now.

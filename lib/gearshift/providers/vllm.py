@@ -65,6 +65,7 @@ class VLLMService(OpenAICompatibleService):
         detail = f"serves {', '.join(model.name for model in models)}"
         if not isinstance(version, str):
             return ConnectionStatus(True, detail)
-        if older(version, _SAFE_VERSION):
+        outdated = older(version, _SAFE_VERSION)
+        if outdated:
             detail += f"; version {version} has known security holes: update to {_SAFE_VERSION}"
-        return ConnectionStatus(True, detail, version)
+        return ConnectionStatus(True, detail, version, outdated)

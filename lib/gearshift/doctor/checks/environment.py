@@ -23,16 +23,13 @@ def check_env_file(machine: Machine) -> Finding:
     """Are all names known that look like ours, in `.env` and in the environment?"""
     wrong = _misspelt(file_values())
     if wrong:
-        name, meant = wrong[0]
-        hint = (
-            f"sed -i 's/{name}/{meant}/' {ENV_FILE}" if meant else f"sed -i '/{name}/d' {ENV_FILE}"
-        )
-        return warning(f"{ENV_FILE} sets {_listed(wrong)}", hint)
+        edits = [rf"-e 's/\b{name}\b/{m}/I'" if m else rf"-e '/\b{name}\b/Id'" for name, m in wrong]
+        return warning(f"{ENV_FILE} sets {_listed(wrong)}", f"sed -i {' '.join(edits)} {ENV_FILE}")
     wrong = _misspelt(environment_values())
     if wrong:
-        name, meant = wrong[0]
-        rename = f'export {meant}="${name}"; ' if meant else ""
-        return warning(f"the environment sets {_listed(wrong)}", f"{rename}unset {name}")
+        renamed = [f'export {meant}="${name}"' for name, meant in wrong if meant]
+        unset = f"unset {' '.join(name for name, _ in wrong)}"
+        return warning(f"the environment sets {_listed(wrong)}", "; ".join([*renamed, unset]))
     if not ENV_FILE.is_file():
         return passed("there is no .env: the defaults and the environment count")
     return passed(f"all names in {ENV_FILE} that look like ours are known")

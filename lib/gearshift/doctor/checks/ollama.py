@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 
 from gearshift.doctor.checks._base import Finding, Machine, failed, passed, unknown, warning
-from gearshift.errors import ProviderError, Unreachable
+from gearshift.doctor.checks.system import in_container
+from gearshift.errors import Overloaded, ProviderError, TimedOut, Unreachable
 from gearshift.providers import run
 from gearshift.providers.ollama import OllamaService
 from gearshift.schemas import LoadedModel
 
 _ENOUGH = 8192  # tokens: a prompt with its sources, and the answer
 _START = "ollama serve"
+_INSTALL = "curl -fsSL https://ollama.com/install.sh | sh"
 _LONGER = (
     f"OLLAMA_CONTEXT_LENGTH={_ENOUGH} ollama serve, or as a service: sudo systemctl edit ollama "
     f'(Environment="OLLAMA_CONTEXT_LENGTH={_ENOUGH}"), then: sudo systemctl restart ollama'
@@ -27,22 +29,31 @@ def check_ollama(machine: Machine) -> Finding:
     except Unreachable as wrong:
         if settings.llm_provider != service.name:
             return unknown(f"Ollama does not run ({wrong.message})", f"if you want it: {_START}")
+        if in_container():
+            return warning(
+                f"Ollama is chosen and does not answer ({wrong.message}); in a container that "
+                "address means the container",
+                "for the host's: export OLLAMA_BASE_URL=http://host.docker.internal:11434 "
+                "GEARSHIFT_ALLOW_REMOTE=true, and start the container with "
+                "--add-host=host.docker.internal:host-gateway",
+            )
         if shutil.which("ollama") is None:
             return warning(
                 "Ollama is chosen and not installed; the embedded model answers instead",
-                "install it, then: ollama serve; or choose another: gearshift switch embedded",
+                f"{_INSTALL}; or choose another: gearshift switch embedded",
             )
         return warning(f"Ollama is chosen and does not run ({wrong.message})", _START)
     except ProviderError as wrong:
-        found = failed if settings.llm_provider == service.name else warning
+        slow = isinstance(wrong, (Overloaded, TimedOut))
+        found = failed if settings.llm_provider == service.name and not slow else warning
         return found(wrong.message, f"{wrong.hint}; see: gearshift providers")
     pull = f"ollama pull {settings.default_model}"
     if not models:
         return warning("Ollama runs and has no model", pull)
     state = run(service.check_connection())
     said = f"Ollama {state.version or '?'}: {state.detail}"
-    if "security" in state.detail:
-        return warning(said, "curl -fsSL https://ollama.com/install.sh | sh")
+    if state.outdated:
+        return warning(said, _INSTALL)
     default = settings.default_model
     if default not in {name for model in models for name in (model, model.removesuffix(":latest"))}:
         return warning(f"{said}; DEFAULT_MODEL {default} is not among them ({models[0]} is)", pull)

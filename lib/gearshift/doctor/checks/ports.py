@@ -25,7 +25,7 @@ def check_vllm_port(machine: Machine) -> Finding:
     found = _port(machine, service, "VLLM_BASE_URL")
     as_ollama = machine.settings.model_copy(update={"ollama_base_url": service.url})
     # Ollama answers OpenAI's requests, too, so that alone does not tell them apart.
-    if run(OllamaService(as_ollama).version()) is not None:
+    if run(OllamaService(as_ollama).check_connection()).version is not None:
         return warning(
             f"Ollama answers at VLLM_BASE_URL ({service.url}), no vLLM",
             "correct VLLM_BASE_URL in .env, or start vLLM on a free port: "

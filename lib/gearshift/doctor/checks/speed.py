@@ -7,6 +7,7 @@ happens now. It does not know what a request would take on better hardware.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from gearshift.doctor.checks._base import Finding, Machine, passed, unknown, warning
 from gearshift.engine.metrics import Metrics, in_words
@@ -15,7 +16,6 @@ from gearshift.providers import run
 
 _FULL = 0.95  # of the KV cache
 _IDLE = 50  # percent: a GPU that does less while requests run waits for something else
-_PREFILL = 0.6  # of an answer's time
 
 
 def check_vllm_speed(machine: Machine) -> Finding:
@@ -27,6 +27,8 @@ def check_vllm_speed(machine: Machine) -> Finding:
     if now is None:
         why = engine.readings[-1].problem or "it began anew meanwhile"
         return unknown(f"vLLM's metrics cannot be read: {why}", "gearshift status --metrics")
+    if not now.running and _tokens(now) <= 1:
+        now = replace(now, generation_tokens_per_s=0.0, finished=0)  # the doctor's own token
     told = in_words(now, engine.record.launch.max_num_seqs if engine.record else None)
     said = f"{told} {_bound(now if now.finished else ever)}".strip()
     if now.preemptions or (now.kv_cache_usage or 0) >= _FULL:
@@ -39,7 +41,10 @@ def check_vllm_speed(machine: Machine) -> Finding:
     if now.waiting:
         return warning(said, "allow more at once: gearshift serve MODEL --max-num-seqs 256")
     if now.running and engine.record is not None and engine.record.launch.cpu:
-        return warning(f"{said} It runs on the processor.", "nproc; gearshift gpus")
+        return warning(
+            f"{said} It runs on the processor, where a GPU is many times as fast.",
+            "see what a GPU would do: gearshift plan MODEL --gpu L4",
+        )
     busiest = max((gpu.utilization_percent or 0 for gpu in machine.gpus.gpus), default=None)
     if now.running and busiest is not None and busiest < _IDLE:
         return warning(
@@ -59,23 +64,32 @@ async def _watch(engine: Engine, machine: Machine) -> None:
         engine.readings.append(await read_engine(engine, machine.settings))
 
 
+def _tokens(now: Metrics) -> float:
+    """How many were written while we looked."""
+    return (now.generation_tokens_per_s or 0.0) * now.seconds
+
+
+_ADVICE = {
+    "Queue": "waiting for a turn: more at once (--max-num-seqs) or another server helps",
+    "Prefill": "reading the prompt: shorter prompts, fewer sources or a larger "
+    "--max-num-batched-tokens help",
+    "Decode": "writing tokens: a quantized model, a higher memory bandwidth or tensor parallelism "
+    "help",
+}
+
+
 def _bound(metrics: Metrics | None) -> str:
-    """What an answer's time goes to: reading the prompt or writing the answer."""
-    if metrics is None or not metrics.finished or metrics.generation_tokens_per_s is None:
+    """What most of an answer's time goes to; empty where the server does not tell."""
+    if metrics is None:
         return ""
-    first, each = metrics.ttft_s.mean, metrics.itl_s.mean
-    if first is None or each is None:
+    parts = {
+        "Queue": metrics.queue_time_s,
+        "Prefill": metrics.prefill_time_s,
+        "Decode": metrics.decode_time_s,
+    }
+    known = {name: seconds for name, seconds in parts.items() if seconds is not None}
+    whole = sum(known.values())
+    if len(known) < len(parts) or not whole:
         return ""
-    tokens = metrics.generation_tokens_per_s * metrics.seconds / metrics.finished
-    whole = first + each * max(0.0, tokens - 1)
-    if whole <= 0:
-        return ""
-    if first / whole > _PREFILL:
-        return (
-            f"Prefill-bound: {first / whole:.0%} of an answer's time is waiting for its first "
-            "token; shorter prompts, fewer sources or a larger --max-num-batched-tokens help."
-        )
-    return (
-        f"Decode-bound: {each * 1000:.0f} ms for each token; a quantized model, a higher memory "
-        "bandwidth or tensor parallelism help."
-    )
+    name = max(known, key=lambda part: known[part])
+    return f"{name}-bound: {known[name] / whole:.0%} of an answer's time goes into {_ADVICE[name]}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from pathlib import Path
 
 import psutil
 from packaging.specifiers import SpecifierSet
@@ -11,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from gearshift.doctor.checks._base import GIB, Finding, Machine, passed, warning
 from gearshift.settings import environment_values
 
+_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _ADVISED = SpecifierSet(">=3.10,<3.13")  # by the guide
 
 
@@ -35,6 +37,11 @@ def wsl_version() -> int | None:
         return None
     # WSL 1 has no kernel of its own: it calls itself 4.4.0-22621-Microsoft.
     return 1 if release.endswith("-microsoft") and release.startswith("4.4.0") else 2
+
+
+def in_container() -> bool:
+    """Whether we run in a container of Docker or Podman."""
+    return any(mark.exists() for mark in _MARKS)
 
 
 def check_operating_system(machine: Machine) -> Finding:

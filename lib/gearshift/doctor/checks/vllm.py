@@ -27,10 +27,12 @@ def check_vllm(machine: Machine) -> Finding:
     except Unreachable as wrong:
         return _unreachable(machine, wrong)
     except ProviderError as wrong:
-        found = failed if machine.wants_vllm and not isinstance(wrong, Overloaded) else warning
+        slow = isinstance(wrong, (Overloaded, TimedOut))
+        found = failed if machine.wants_vllm and not slow else warning
         return found(wrong.message, f"{wrong.hint}; see its log: gearshift logs")
     if (sick := _sick(service)) is not None:
-        found = failed if machine.wants_vllm else warning
+        slow = isinstance(sick, TimedOut)  # but not Overloaded: a dead engine says 503
+        found = failed if machine.wants_vllm and not slow else warning
         return found(
             f"vLLM's health check fails: {sick.message}",
             "its log says why (gearshift logs); end it and start it again: gearshift stop",
@@ -43,9 +45,11 @@ def check_vllm(machine: Machine) -> Finding:
         )
     if not models:
         return warning("vLLM answers and serves no model", "gearshift serve MODEL")
-    return passed(
-        f"vLLM {run(service.check_connection()).version or '?'} serves {', '.join(models)}"
-    )
+    state = run(service.check_connection())
+    said = f"vLLM {state.version or '?'} {state.detail}"
+    if state.outdated:
+        return warning(said, "gearshift engine install, or: uv pip install --upgrade vllm")
+    return passed(said)
 
 
 def _sick(service: VLLMService) -> ProviderError | None:
