@@ -1,4 +1,4 @@
-"""The recogniser on real messages of each cause, on healthy logs, and on logs as people have them."""
+"""The recogniser on real messages of each cause, on healthy logs, on logs as people paste them."""
 
 import json
 import time
@@ -165,8 +165,8 @@ def test_the_numbers_of_a_fix_are_computed(text, words):
 
 def test_a_corrected_command_keeps_the_other_options():
     log = (
-        "INFO 11-24 04:14:09 [api_utils.py:286] non-default args: {'model_tag': 'a/b', 'port': 8002,"
-        " 'model': 'a/b', 'max_model_len': 8192, 'enforce_eager': True}\n"
+        "INFO 11-24 04:14:09 [api_utils.py:286] non-default args: {'model_tag': 'a/b', "
+        "'port': 8002, 'model': 'a/b', 'max_model_len': 8192, 'enforce_eager': True}\n"
         "ValueError: The model's max seq len (8192) is larger than the maximum number of tokens "
         "that can be stored in KV cache (4400)."
     )

@@ -27,13 +27,16 @@ _FRAME = re.compile(
     r")+"
 )
 _ASKED = re.compile(
-    r"^\W*(?:[a-z_0-9]+=\S* )*(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
+    r"^\W*(?:[a-z_0-9]+=\S* )*"
+    r"(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
     r"|sudo |uv |pip3? |curl |gearshift )"
 )
 _LOOKALIKES = str.maketrans({"’": "'", "‘": "'", "−": "-", "–": "-", "“": '"', "”": '"'})
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _LEVEL = re.compile(
-    r"(?:(?<![\w=])|(?<=level=))(?:(?P<info>debug|info|ignor(?:e|ing) (?:\w+ )?errors?)|warn|warning|\w+warning)\b(?! messages?\b)"
+    r"(?:(?<![\w=])|(?<=level=))"
+    r"(?:(?P<info>debug|info|ignor(?:e|ing) (?:\w+ )?errors?)|warn|warning|\w+warning)"
+    r"\b(?! messages?\b)"
 )
 _ORDINARY = re.compile(r'throughput: |"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d')
 _TROUBLE = re.compile(

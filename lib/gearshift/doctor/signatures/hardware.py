@@ -100,6 +100,8 @@ SIGNATURES = (
             r"(?:unsupported|insufficient) (?:cuda )?compute capability",
             r"requires? (?:a )?(?:gpu with )?(?:cuda )?compute capability (?:of )?(?:at least )?"
             r"[>= ]*[67]\.0",
+            r"too old to be supported by the triton",
+            r"only supports devices of cuda capability",
             r"sm_?1[0-9]{2}\w? is not (?:supported|compatible)",
         ),
         "This build of torch or vLLM has no kernels for this GPU: it is too new or too old.",

@@ -24,7 +24,7 @@ SIGNATURES = (
         "The Hub knows no repository of that name, or it is a private one.",
         "correct the id (owner/name, as on the model's page; a name from Ollama is none), or set "
         "HF_TOKEN if it is private",
-        unless=r"gated repo|access to model",
+        unless=r"gated repo(?!, make sure)|access to model",
     ),
     Signature(
         Cause.HUB_GATED,

@@ -215,8 +215,8 @@ SIGNATURES = (
         (
             r"contains custom code which must be executed",
             r"trust_remote_code ?= ?true",
-            r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) (?:the )?(?:argument |option |flag )"
-            r"?.{0,2}--trust-remote-code",
+            r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) "
+            r"(?:the )?(?:argument |option |flag )?.{0,2}--trust-remote-code",
             r"allow custom code to be run",
             r"execut\w+ (?:the )?(?:remote|custom) code",
         ),
