@@ -1,5 +1,6 @@
 """`.env`, the environment, proxies, the index."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,14 +20,13 @@ from gearshift.rag.index import Collection
 from gearshift.rag.ingest import ingest_bytes
 from scripted_server import ollama
 
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-
 
 @pytest.fixture(autouse=True)
-def no_proxies(monkeypatch):
-    for name in PROXIES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+def only_what_a_test_sets(monkeypatch):
+    """Proxies, and names of servers for other tests, may be in the environment of the tests."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(("OLLAMA_", "VLLM_")):
+            monkeypatch.delenv(name)
 
 
 def env_file(*lines):

@@ -11,6 +11,7 @@ from gearshift.settings import ENV_FILE, PROVIDERS, save_setting
 from parts import state
 from parts.markdown import plain
 from parts.pull import get_a_model
+from parts.refreshed import refreshed
 
 ANY = "(best match)"
 
@@ -22,7 +23,7 @@ def _light(look: Look) -> str:
     return ":green[●]" if look.status.ready else ":red[○]"
 
 
-@st.fragment(run_every=4)
+@refreshed(every=4)
 def gearbox() -> None:
     """Choose who answers the next message; lights are refreshed while the page is open."""
     services = [LLMServiceFactory.get_service(name) for name in PROVIDERS]

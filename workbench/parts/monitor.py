@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from parts.refreshed import refreshed
+
 if TYPE_CHECKING:
     from gearshift.engine.monitor import Machine, Monitor
 
@@ -32,7 +34,7 @@ def _monitors() -> dict[str, Monitor]:
     return {}
 
 
-@st.fragment(run_every=2)
+@refreshed(every=2)
 def strip() -> None:
     """Memory, load and requests at a glance; nothing before there is something to tell."""
     watched = _monitors().get("one")

@@ -18,6 +18,7 @@ from parts import state
 from parts.answers import show, show_sources
 from parts.gearbox import gearbox
 from parts.monitor import strip
+from parts.refreshed import refreshed
 
 EXAMPLES = (
     "When should I use vLLM instead of Ollama?",
@@ -91,7 +92,7 @@ def _empty_state(collection: str) -> str | None:
     return None
 
 
-@st.fragment(run_every=4)
+@refreshed(every=4)
 def _who_answers() -> None:
     """Says so when it will be the embedded model; servers come and go while the page is open."""
     looks = state.watch().look([_service("ollama"), _service("vllm")])
@@ -167,7 +168,7 @@ def _show_turns(conversation: Conversation, collection: str) -> None:
         _next_steps(conversation, last, collection)
 
 
-@st.fragment(run_every=0.4)
+@refreshed(every=0.4)
 def _live(job: Job) -> None:
     """The answer as far as it has come; the whole page again when it has ended."""
     if not job.running:

@@ -14,6 +14,7 @@ from gearshift.engine.monitor import KEPT, Engine, Machine, Ollama
 from gearshift.gpu import GPU
 from parts.markdown import plain
 from parts.monitor import GIB, gib, monitor, percent
+from parts.refreshed import refreshed
 
 _HEIGHT = 220
 _COLORS = ("#0d9488", "#3b82f6", "#f59e0b", "#a855f7", "#ef4444", "#64748b")
@@ -26,7 +27,7 @@ def main() -> None:
     _live()
 
 
-@st.fragment(run_every=2)
+@refreshed(every=2)
 def _live() -> None:
     watched = monitor()
     moments = watched.machine

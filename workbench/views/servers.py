@@ -20,6 +20,7 @@ from gearshift.engine.start import Start, Wish, prepare
 from gearshift.errors import GearshiftError
 from gearshift.settings import Settings, load_settings, port_of
 from parts.markdown import plain
+from parts.refreshed import refreshed
 from parts.state import show_problem
 
 _LIGHTS = {
@@ -48,7 +49,7 @@ def main() -> None:
     _form()
 
 
-@st.fragment(run_every=1)
+@refreshed(every=1)
 def _running() -> None:
     records = servers.status(load_settings())
     if not records:
@@ -112,8 +113,12 @@ def _form() -> None:
         "Model",
         placeholder="owner/name on the Hub, a folder, or an Ollama name",
         help="Looked for below VLLM_MODEL_PATH first.",
+        key="server-model",
     )
-    port = narrow.number_input("Port", 1, 65_535, _free_port(settings))
+    free = _free_port(settings)
+    port = narrow.number_input(
+        "Port", 1, 65_535, value=None, placeholder=f"{free}, which is free", key="server-port"
+    )
     one, two, three, four = st.columns(4)
     count = one.number_input("GPUs", 1, 8, settings.vllm_gpu_count)
     size = two.number_input(
@@ -128,26 +133,22 @@ def _form() -> None:
         "Longest context", 1, value=None, placeholder="the model's", help="In tokens."
     )
     _what_is_here(settings)
-    if not model:
-        st.button("Start", type="primary", icon=":material/play_arrow:", disabled=True)
-        return
-    wish = Wish(
-        model.strip(),
-        int(count),
-        int(size),
-        port=int(port),
-        profile=profile if profile in PROFILES else None,
-        choices={"max_model_len": int(context) if context else None},
+    start = None
+    with st.container():
+        if model.strip():
+            wish = Wish(
+                model.strip(),
+                int(count),
+                int(size),
+                port=int(port or free),
+                profile=profile if profile in PROFILES else None,
+                choices={"max_model_len": int(context) if context else None},
+            )
+            start = _preview(wish, settings)
+    pressed = st.button(
+        "Start", type="primary", icon=":material/play_arrow:", disabled=start is None, key="server-start"
     )
-    try:
-        start = prepare(wish, settings)
-        checks = run_checks(start.plan, ask_hub=False)
-    except GearshiftError as problem:
-        show_problem(problem)
-        return
-    _preview(start, checks)
-    refused = any(check.status is Status.REFUSED for check in checks)
-    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=refused):
+    if pressed and start is not None:
         _start(start)
 
 
@@ -172,29 +173,46 @@ def _what_is_here(settings: Settings) -> None:
         st.caption(plain(f"{found.problem or 'No GPU was found'}: it will run on the processor."))
 
 
-def _preview(start: Start, checks: list[Check]) -> None:
-    for check in checks:
-        if check.status is not Status.PASSED:
-            hint = f" — {plain(check.hint)}" if check.hint else ""
-            st.markdown(f"{_MARKS[check.status]} {plain(check.message)}{hint}")
-    passed = sum(check.status is Status.PASSED for check in checks)
-    st.caption(f"{passed} of {len(checks)} checks passed")
-    record = start.record
+def _preview(wish: Wish, settings: Settings) -> Start | None:
+    """What would be started, and what is against it; nothing when something is."""
+    try:
+        start = prepare(wish, settings)
+        checks = run_checks(start.plan, ask_hub=False)
+    except GearshiftError as problem:
+        show_problem(problem)
+        return None
+    _show_checks(checks)
+    _show_commands(start.record, settings)
+    if start.profile:
+        for key, reason in start.profile.reasons.items():
+            st.caption(plain(f"{key.replace('_', ' ')} {start.profile.values[key]:g}: {reason}"))
+    refused = any(check.status is Status.REFUSED for check in checks)
+    return None if refused else start
+
+
+def _show_checks(checks: list[Check]) -> None:
+    # In one container, so that more or fewer of them leave what follows where it is.
+    with st.container():
+        for check in checks:
+            if check.status is not Status.PASSED:
+                hint = f" — {plain(check.hint)}" if check.hint else ""
+                st.markdown(f"{_MARKS[check.status]} {plain(check.message)}{hint}")
+        passed = sum(check.status is Status.PASSED for check in checks)
+        st.caption(f"{passed} of {len(checks)} checks passed")
+
+
+def _show_commands(record: Record, settings: Settings) -> None:
     command, docker, unit, yaml = st.tabs(["Command", "Docker", "systemd", "YAML"])
     with command:
         st.code(as_shell(record.command, record.environment), language="bash", wrap_lines=True)
     with docker:
         name, tag = f"gearshift-{record.name}", f"v{engine.VLLM_VERSION}"
-        names = secrets(load_settings())
-        line = shlex.join(docker_command(record.launch, name, tag, names))
+        line = shlex.join(docker_command(record.launch, name, tag, secrets(settings)))
         st.code(line, language="bash", wrap_lines=True)
     with unit:
         st.code(systemd_unit(record.command, record.environment, record.model), language="ini")
     with yaml:
         st.code(config_yaml(record.launch), language="yaml")
-    if start.profile:
-        for key, reason in start.profile.reasons.items():
-            st.caption(plain(f"{key.replace('_', ' ')} {start.profile.values[key]:g}: {reason}"))
 
 
 def _start(start: Start) -> None:
