@@ -8,9 +8,13 @@ import time
 import urllib.request
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from places import ROOT, free_port
+
+# Milliseconds. On a machine that is busy with other things, pages come slowly but they come.
+_PATIENCE = 60_000
+expect.set_options(timeout=_PATIENCE)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -34,7 +38,7 @@ def visit(chromium):
         context = chromium.new_context(viewport={"width": 1400, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(_PATIENCE)
         page.goto(url)
         return page
 

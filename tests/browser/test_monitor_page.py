@@ -7,8 +7,6 @@ from playwright.sync_api import expect
 
 import nvml_stub
 
-expect.set_options(timeout=20_000)
-
 
 def figures(running, waiting, usage):
     values = {

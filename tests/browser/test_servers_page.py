@@ -13,8 +13,6 @@ from places import free_port
 from scripted_server import ndjson, ollama
 from stand_in import end_stand_in, stand_in, stand_in_processes
 
-expect.set_options(timeout=20_000)
-
 
 @pytest.fixture
 def model(tmp_path):

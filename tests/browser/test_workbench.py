@@ -9,7 +9,6 @@ from scripted_server import ndjson, ollama, sse, vllm
 
 NOTES = b"# Harbour\n\nThe harbour master of Gullhaven is Ottoline Brandt. She has two cats.\n"
 DONE = re.compile(r"first token \d")
-expect.set_options(timeout=20_000)
 
 
 def ask(page, question):
@@ -42,7 +41,7 @@ def test_a_newcomer_without_any_server_gets_a_cited_answer(workbench, visit):
     expect(page.get_by_role("heading", name="Ask your documents")).to_be_visible()
     expect(page.get_by_text("135 million parameters")).to_be_visible()
     page.get_by_role("button", name="When should I use vLLM instead of Ollama?").click()
-    expect(answers(page)).to_contain_text("Embedded model", timeout=60_000)
+    expect(answers(page)).to_contain_text("Embedded model")
     expect(page.get_by_text("Ollama did not answer")).to_be_visible()
     expect(page.get_by_text("ollama pull mistral")).to_be_visible()
     citation = page.get_by_role("link", name=re.compile(r"^≈\d+$")).first

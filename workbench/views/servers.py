@@ -146,7 +146,11 @@ def _form() -> None:
             )
             start = _preview(wish, settings)
     pressed = st.button(
-        "Start", type="primary", icon=":material/play_arrow:", disabled=start is None, key="server-start"
+        "Start",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=start is None,
+        key="server-start",
     )
     if pressed and start is not None:
         _start(start)
