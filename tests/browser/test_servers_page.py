@@ -37,7 +37,8 @@ def play(tmp_path):
 
 
 def fill(page, label, value):
-    box = page.get_by_label(label, exact=True)
+    # Not in the sidebar: the chat, which is still on show for a moment, has a "Model" there.
+    box = page.get_by_test_id("stMain").get_by_label(label, exact=True)
     box.fill(str(value))
     box.press("Enter")
 
