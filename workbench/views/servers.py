@@ -63,16 +63,15 @@ def _card(record: Record) -> None:
         left, right = st.columns([5, 1], vertical_alignment="center")
         light = _LIGHTS.get(record.state, _STARTING)
         left.markdown(f"{light} **{plain(record.name)}** · {record.state} · {plain(record.model)}")
-        if record.state in LIVING and right.button(
-            "Stop", key=f"stop-{record.name}", icon=":material/stop:", width="stretch"
-        ):
-            # It waits for running answers, so it goes on while the page shows `stopping`.
-            arguments = (record, load_settings())
-            threading.Thread(target=servers.stop, args=arguments, daemon=True).start()
-        if record.state not in LIVING and right.button(
-            "Remove", key=f"forget-{record.name}", icon=":material/close:", width="stretch"
-        ):
-            _forget(record)
+        living = record.state in LIVING
+        right.button(
+            "Stop" if living else "Remove",
+            key=f"{'stop' if living else 'forget'}-{record.name}",
+            icon=":material/stop:" if living else ":material/close:",
+            width="stretch",
+            on_click=_stop if living else _forget,
+            args=(record,),
+        )
         if record.state in (State.STARTING, State.INSTALLING):
             usual = f", usually {record.estimate_s:.0f} s in all" if record.estimate_s else ""
             st.progress(record.progress or 0.0, plain(f"{record.stage or 'starting'}{usual}"))
@@ -88,13 +87,17 @@ def _card(record: Record) -> None:
             st.code("\n".join(lines) or "(empty)", language=None, height=300)
 
 
+def _stop(record: Record) -> None:
+    # It waits for running answers, so it goes on while the page shows `stopping`.
+    arguments = (record, load_settings())
+    threading.Thread(target=servers.stop, args=arguments, daemon=True).start()
+
+
 def _forget(record: Record) -> None:
     try:
         servers.forget(record, load_settings())
     except GearshiftError as problem:
         show_problem(problem)
-    else:
-        st.rerun()
 
 
 def _how_to_use(record: Record) -> None:
@@ -145,14 +148,17 @@ def _form() -> None:
                 choices={"max_model_len": int(context) if context else None},
             )
             start = _preview(wish, settings)
-    pressed = st.button(
+    # A button's own value can get lost while a part of the page is refreshed (Streamlit 1.67); a
+    # callback is not. What is started is what the form says now, so it only takes a note.
+    st.button(
         "Start",
         type="primary",
         icon=":material/play_arrow:",
         disabled=start is None,
+        on_click=lambda: st.session_state.update(start_pressed=True),
         key="server-start",
     )
-    if pressed and start is not None:
+    if st.session_state.pop("start_pressed", False) and start is not None:
         _start(start)
 
 
