@@ -10,8 +10,9 @@ import streamlit as st
 from gearshift import logs
 from gearshift.errors import SettingsError
 from gearshift.settings import load_settings
-from parts import warm
+from parts import races, warm
 
+races.prevent()
 st.set_page_config(page_title="Gearshift", page_icon="⚙️", layout="wide")
 
 try:
