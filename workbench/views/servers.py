@@ -8,17 +8,19 @@ import threading
 import streamlit as st
 
 from gearshift import gpu
+from gearshift.doctor.starts import start_instead
 from gearshift.engine import environment as engine
 from gearshift.engine import servers
 from gearshift.engine.checks import Check, Status, run_checks
 from gearshift.engine.export import as_shell, docker_command, systemd_unit
 from gearshift.engine.launch import config_yaml
 from gearshift.engine.profiles import PROFILES
-from gearshift.engine.records import LIVING, Record, State
+from gearshift.engine.records import LIVING, Failure, Record, State
 from gearshift.engine.redact import secrets
 from gearshift.engine.start import Start, Wish, prepare
 from gearshift.errors import GearshiftError
 from gearshift.settings import Settings, load_settings, port_of
+from parts.causes import explained, show_report
 from parts.markdown import plain
 from parts.refreshed import refreshed
 from parts.state import show_problem
@@ -80,11 +82,40 @@ def _card(record: Record) -> None:
         elif record.state is State.READY:
             _how_to_use(record)
         if record.failure is not None and record.state is State.FAILED:
-            what = record.failure.message.rstrip(". ")
-            st.error(f"{plain(what)}. Next: {plain(record.failure.hint)}.")
+            _why(record, record.failure)
         with st.expander("Log", icon=":material/notes:"):
             lines = list(servers.follow(record, load_settings(), ever=False))[-_LOG_LINES:]
             st.code("\n".join(lines) or "(empty)", language=None, height=300)
+
+
+def _why(record: Record, failure: Failure) -> None:
+    report = explained(record)
+    what = failure.message.rstrip(". ")
+    hint = "" if report.causes else f" Next: {plain(failure.hint)}."
+    st.error(f"{plain(what)}.{hint}")
+    if not report.causes:
+        return
+    instead = start_instead(record, report, load_settings())
+    if instead is not None:
+        options = report.causes[0].options.items()
+        changes = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in options)
+        st.button(
+            "Start it corrected",
+            key=f"correct-{record.name}",
+            icon=":material/build:",
+            help=plain(f"with {changes}"),
+            on_click=_start_instead,
+            args=(instead,),
+        )
+    with st.expander("Why, and how to mend it", icon=":material/stethoscope:", expanded=True):
+        show_report(report)
+
+
+def _start_instead(record: Record) -> None:
+    try:
+        servers.serve(record, load_settings())
+    except GearshiftError as problem:
+        show_problem(problem)
 
 
 def _stop(record: Record) -> None:

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from gearshift import logs
-from gearshift.errors import GearshiftError
-from gearshift.settings import load_settings
+from gearshift.errors import GearshiftError, SettingsError
+from gearshift.settings import Settings, load_settings
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -38,10 +38,20 @@ def fail(error: GearshiftError, as_json: bool) -> NoReturn:
 
 
 @contextmanager
-def reporting(as_json: bool) -> Iterator[None]:
-    """Turns every failure into the contract's form; nothing ends in a traceback."""
+def reporting(as_json: bool, settings_too: bool = True) -> Iterator[None]:
+    """Turns every failure into the contract's form; nothing ends in a traceback.
+
+    Args:
+        settings_too: Whether wrong settings are a failure. Without, the log goes by the defaults.
+    """
+    settings = Settings.model_construct()
     try:
-        logs.configure(load_settings(), console=False)
+        try:
+            settings = load_settings()
+        except SettingsError:
+            if settings_too:
+                raise
+        logs.configure(settings, console=False)
         yield
     except typer.Exit:
         raise
@@ -54,7 +64,7 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise typer.Exit(1) from None
     except Exception as bug:
         logging.getLogger(__name__).exception("unexpected")
-        where = load_settings().home_dir / "logs" / "gearshift.log"
+        where = settings.home_dir / "logs" / "gearshift.log"
         fail(
             GearshiftError(
                 f"unexpected {type(bug).__name__}: {bug}", hint=f"please report it; see {where}"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from gearshift.cli._report import JSON, out, print_json, reporting
+from gearshift.errors import SettingsError
 from gearshift.settings import load_settings
 
 if TYPE_CHECKING:  # they take their time to import
     from gearshift.doctor import Diagnosis, Report
+    from gearshift.doctor.checks import Check
+    from gearshift.engine.records import Record
 
 app = typer.Typer()
 
@@ -35,7 +41,7 @@ def doctor(
 
     if log is not None and server is not None:
         raise typer.BadParameter("give --log or --server, not both")
-    with reporting(as_json):
+    with reporting(as_json, settings_too=False):
         if log is not None:
             text = make_log(decode(sys.stdin.buffer.read())) if str(log) == "-" else read_log(log)
             _report([], diagnose(text), as_json, left_out=text.left_out)
@@ -47,37 +53,55 @@ def doctor(
             _check_machine(as_json)
 
 
-_MARKS = {"passed": "✓", "warning": "!", "failed": "✗", "unknown": "?"}
-
-
 def _check_machine(as_json: bool) -> None:
     from gearshift.doctor.checks import run_machine_checks
     from gearshift.doctor.starts import explain
+
+    checks = run_machine_checks()
+    failed = [(record.name, explain(record)) for record in _failed_servers()]
+    if as_json:
+        found = [cause | {"server": name} for name, report in failed for cause in causes(report)]
+        print_json({"checks": [asdict(check) for check in checks], "causes": found})
+        return
+    _show_checks(checks)
+    for name, report in failed:
+        out.print(f"\nThe server {name} failed:", style="bold")
+        show_causes(report)
+
+
+def _failed_servers() -> list[Record]:
     from gearshift.engine import servers
     from gearshift.engine.records import State
 
-    checks = run_machine_checks()
-    failed = [r for r in servers.status(load_settings()) if r.state is State.FAILED]
-    if as_json:
-        found = [asdict(check) for check in checks]
-        print_json(
-            {
-                "checks": found,
-                "causes": [
-                    cause | {"server": record.name}
-                    for record in failed
-                    for cause in causes(explain(record))
-                ],
-            }
-        )
-        return
-    for check in checks:
-        out.print(f"{_MARKS[check.status]} {check.name}: {check.message}", markup=False)
-        if check.hint:
-            out.print(f"    {check.hint}", style="dim", markup=False)
-    for record in failed:
-        out.print(f"\nThe server {record.name} failed:", style="bold")
-        show_causes(explain(record))
+    try:
+        settings = load_settings()
+    except SettingsError:  # which is among the checks
+        return []
+    return [record for record in servers.status(settings) if record.state is State.FAILED]
+
+
+_MARKS = {
+    "failed": ("✗", "red"),
+    "warning": ("!", "yellow"),
+    "passed": ("✓", "green"),
+    "unknown": ("?", "dim"),
+}
+
+
+def _show_checks(checks: list[Check]) -> None:
+    """What is wrong first; of what could not be asked, the checks with one reason together."""
+    for status, (mark, style) in _MARKS.items():
+        together: dict[str, list[Check]] = {}
+        for check in checks:
+            if check.status == status:
+                together.setdefault(check.message, []).append(check)
+        for message, same in together.items():
+            names = ", ".join(check.name for check in same)
+            out.print(Text.assemble((f"{mark} {names}: ", style), message), soft_wrap=True)
+            if same[0].hint:
+                out.print(f"    {same[0].hint}", style="dim", markup=False, soft_wrap=True)
+    counted = Counter(str(check.status) for check in checks)
+    out.print("\n" + ", ".join(f"{counted[status]} {status}" for status in _MARKS))
 
 
 def causes(report: Report) -> list[dict[str, Any]]:
@@ -116,6 +140,4 @@ def _show(cause: Diagnosis) -> None:
     out.print(f"  line {cause.line}: {cause.evidence}", style="dim", markup=False)
     out.print(f"  fix: {cause.fix}", markup=False)
     if cause.command:
-        from shlex import join
-
-        out.print(f"  {join(cause.command)}", markup=False, soft_wrap=True)
+        out.print(f"  {shlex.join(cause.command)}", markup=False, soft_wrap=True)

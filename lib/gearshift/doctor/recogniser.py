@@ -138,7 +138,9 @@ def _diagnosis(match: _Match, log: Log, told: Told, redact: Redactor) -> Diagnos
     fix = match.signature.advice(Found(parts, told))
     shown = log.lines[match.line - 1].strip()
     if len(shown) > _LONGEST:  # the part of a long line that shows it
-        shown = log.cleaned[max(0, start - 100) : end + 200].replace("\n", " ")
+        begins = max(log.cleaned.rfind("\n", 0, start) + 1, start - 100)
+        shown = log.cleaned[begins:end] + log.cleaned[end : end + 200].partition("\n")[0]
+        shown = shown.replace("\n", " ")
     return Diagnosis(
         match.signature.cause,
         redact(shown),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 from gearshift.doctor.log import make_log, read_log
 from gearshift.doctor.recogniser import Diagnosis, Report, diagnose
 from gearshift.engine.export import serve_command
 from gearshift.engine.launch import Launch
-from gearshift.engine.records import STARTS, Record
+from gearshift.engine.records import STARTS, STOPS, Record
+from gearshift.engine.servers import new_record
 from gearshift.errors import EngineError
+from gearshift.settings import Settings
 
 _FIELDS = {
     "max_model_len": "max_model_len",
@@ -21,14 +25,15 @@ _FIELDS = {
 
 
 def explain(record: Record) -> Report:
-    """The causes that its log shows since it was started last; none if there is no log."""
+    """The causes that its log shows from its last start until it was told to stop, if it was."""
     try:
         log = read_log(record.log)
     except EngineError:
         return diagnose(make_log(""))
     starts = [number for number, line in enumerate(log.lines) if line.startswith(STARTS)]
     first = starts[-1] if starts else 0
-    report = diagnose(make_log("\n".join(log.lines[first:])))
+    lines = list(itertools.takewhile(lambda line: line != STOPS, log.lines[first:]))
+    report = diagnose(make_log("\n".join(lines)))
     return report.moved(first)
 
 
@@ -36,6 +41,14 @@ def serve_instead(launch: Launch, report: Report) -> list[str] | None:
     """The `gearshift serve …` that the most likely cause calls for, if it calls for one."""
     better = corrected(launch, report.causes[0]) if report.causes else None
     return serve_command(better) if better else None
+
+
+def start_instead(record: Record, report: Report, settings: Settings) -> Record | None:
+    """The start of the same server that the most likely cause calls for, if it calls for one."""
+    better = corrected(record.launch, report.causes[0]) if report.causes else None
+    if better is None or record.docker is not None:
+        return None
+    return new_record(better, settings, record.python, restart=record.restart)
 
 
 def corrected(launch: Launch, diagnosis: Diagnosis) -> Launch | None:

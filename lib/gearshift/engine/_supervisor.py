@@ -43,7 +43,7 @@ from gearshift.engine.processes import (
     wait_gone,
     writers_of,
 )
-from gearshift.engine.records import STARTS, Failure, Place, Record, State
+from gearshift.engine.records import STARTS, STOPS, Failure, Place, Record, State
 from gearshift.engine.redact import Redactor, secrets
 from gearshift.engine.stages import root_cause
 from gearshift.errors import EngineError, GearshiftError
@@ -320,6 +320,7 @@ class Supervisor:
         self._note(state=State.STOPPING, stage="finishing what runs", progress=None)
         if was_ready:
             self._let_finish()
+        self._drain.write(STOPS)
         if record.process is not None and send(record.process, signal.SIGTERM):
             deadline = time.monotonic() + (_GRACE if was_ready else _GRACE_IN_START)
             while alive(record.process) and time.monotonic() < deadline:

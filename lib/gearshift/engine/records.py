@@ -30,6 +30,8 @@ class State(StrEnum):
 
 STARTS = "INFO gearshift starts:"
 """How a line of a server's log begins that tells its command; several starts may be in one log."""
+STOPS = "INFO gearshift stops it"
+"""The line after which a server ends as it was asked to; vLLM then writes of a dead engine."""
 
 LIVING = {State.INSTALLING, State.STARTING, State.READY, State.DEGRADED, State.STOPPING}
 
