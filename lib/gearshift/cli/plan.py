@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gearshift.cli._report import JSON, out, print_json, reporting
-from gearshift.errors import EngineError
 from gearshift.settings import load_settings
+
+if TYPE_CHECKING:
+    from gearshift.engine.forecast import Forecast
 
 app = typer.Typer()
 
@@ -52,100 +51,41 @@ def plan(
 ) -> None:
     """Work out whether a model fits on GPUs, before anything is started."""
     from gearshift import gpu as hardware
-    from gearshift.engine import fit
-    from gearshift.engine.cards import Card, find_card, from_nameplate
-    from gearshift.engine.geometry import legal_tensor_parallel, read_geometry
+    from gearshift.engine.forecast import Question, forecast
 
     count = _parameters(parameters)
     if gpu is not None and gpu_memory is not None:
         raise typer.BadParameter("give --gpu or --gpu-memory, not both")
     with reporting(as_json):
-        config, source = _config(model)
-        shape = read_geometry(config, count, quantization, dtype)
-        card = None
-        if gpu is not None:
-            card = find_card(gpu)
-        elif gpu_memory is not None:
-            card = Card("", from_nameplate(gpu_memory))
-        elif there := hardware.look().gpus:
-            total = there[0].memory_total_bytes
-            card = find_card(there[0].name or "")
-            card = replace(card, usable_gib=card.usable_gib or (total and 0.98 * total / fit.GIB))
-        legal = legal_tensor_parallel(shape, max(8, gpus or 1))
-        stages = pipeline_parallel or 1
-        size = tensor_parallel or max(n for n in legal if n <= max(1, (gpus or stages) // stages))
-        if pipeline_parallel is None and gpus and gpus % size == 0:
-            stages = gpus // size
-        setup = fit.Setup(
-            usable_gib=card.usable_gib if card else None,
-            tensor_parallel=size,
-            pipeline_parallel=stages,
+        question = Question(
+            model,
+            gpu=gpu,
+            gpu_gib=gpu_memory,
+            gpus=gpus,
+            tensor_parallel=tensor_parallel,
+            pipeline_parallel=pipeline_parallel,
             max_model_len=max_model_len,
+            quantization=quantization,
+            dtype=dtype,
             kv_cache_dtype=kv_cache_dtype,
             utilization=gpu_memory_utilization,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             enforce_eager=enforce_eager,
             version=vllm_version,
-            card=card,
+            parameters=count,
         )
-        found = fit.plan(shape, setup)
-        fewest = fit.smallest(shape, setup) if found.fits is False else None
-        extra = {"quantization": quantization, "dtype": dtype}
-        record = _record(found, setup, legal, _command(source, setup, extra), fewest)
+        here = hardware.look().gpus if gpu is None and gpu_memory is None else ()
+        record = _record(forecast(question, load_settings(), here))
         if as_json:
             print_json(record)
         else:
-            _show(record, card)
+            _show(record)
 
 
-def _config(model: str) -> tuple[dict[str, Any], str]:
-    """The configuration, and what `serve` would be given."""
-    from gearshift.engine.models import find_model
+def _record(planned: Forecast) -> dict[str, Any]:
+    found, setup, fewest = planned.fit, planned.setup, planned.fewest
 
-    path = Path(model).expanduser()
-    if path.is_file():
-        try:
-            config = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as wrong:
-            raise EngineError(
-                "model", f"{path} cannot be read: {wrong}", "give a config.json"
-            ) from None
-        if not isinstance(config, dict):
-            raise EngineError(
-                "model", f"{path} is not a model's configuration", "give a config.json"
-            )
-        return config, str(path.absolute().parent)
-    found = find_model(model, load_settings())
-    if found.config is None:
-        problem = found.problem or f"the shape of {found.source} is not known here"
-        raise EngineError("model", problem, "give its config.json, or the folder that has it")
-    return found.config, found.source
-
-
-def _command(source: str, setup: Any, extra: dict[str, str | None]) -> list[str]:
-    from gearshift.engine.environment import python
-    from gearshift.engine.launch import command, make_launch
-
-    values = {
-        "max_model_len": setup.max_model_len,
-        "kv_cache_dtype": setup.kv_cache_dtype,
-        "memory_utilization": setup.utilization,
-        "max_num_seqs": setup.max_num_seqs,
-        "max_num_batched_tokens": setup.max_num_batched_tokens,
-        "enforce_eager": setup.enforce_eager,
-        "tensor_parallel": min(setup.tensor_parallel, 64),
-        "pipeline_parallel": min(setup.pipeline_parallel, 64),
-    }
-    launch = make_launch(
-        model=source, served_names=(Path(source).name or "model",), **values, **extra
-    )
-    return command(launch, python(load_settings()))
-
-
-def _record(
-    found: Any, setup: Any, legal: list[int], command: list[str], fewest: Any
-) -> dict[str, Any]:
     def whole(value: float | None, digits: int = 3) -> float | None:
         return None if value is None else round(value, digits)
 
@@ -168,7 +108,7 @@ def _record(
         "usable_gib": whole(setup.usable_gib, 2),
         "tensor_parallel": setup.tensor_parallel,
         "pipeline_parallel": setup.pipeline_parallel,
-        "legal_tensor_parallel": legal,
+        "legal_tensor_parallel": planned.legal,
         "smallest": fewest
         and {
             "gpus": fewest.tensor_parallel * fewest.pipeline_parallel,
@@ -176,11 +116,11 @@ def _record(
             "pipeline_parallel": fewest.pipeline_parallel,
         },
         "reasons": list(found.reasons),
-        "command": command,
+        "command": planned.command,
     }
 
 
-def _show(record: dict[str, Any], card: Any) -> None:
+def _show(record: dict[str, Any]) -> None:
     fits = {True: "It fits.", False: "It does not fit.", None: "Whether it fits is not known."}
     out.print(fits[record["fits"]], style="bold")
     for reason in record["reasons"]:
