@@ -50,6 +50,20 @@ def test_gpus_and_engine_are_shown_and_said_in_words(workbench, visit, busy_vllm
     expect(page.get_by_text("It is lost")).to_be_visible()
     expect(page.get_by_text("12 requests waiting: the KV cache is full (99 %)")).to_be_visible()
     expect(page.locator("canvas, svg.marks").first).to_be_visible()
+    would_fit(page, "meta-llama/Llama-3.1-8B-Instruct")
+    expect(page.get_by_text("It does not fit on GPU 0: weights (")).to_be_visible()
+    would_fit(page, "smollm2:135m")
+    expect(page.get_by_text("It fits on GPU 0:")).to_be_visible()
+    command = page.get_by_test_id("stCode")
+    expect(command).to_contain_text("gearshift serve HuggingFaceTB/SmolLM2-135M-Instruct --gpus=0")
+    expect(command).to_contain_text("--gpu-memory-utilization=0.2")
+    would_fit(page, "nobody/knows-this")
+    expect(page.get_by_text("give its config.json")).to_be_visible()
+
+
+def would_fit(page, model):
+    page.get_by_test_id("stMain").get_by_label("Model", exact=True).fill(model)
+    page.get_by_role("button", name="Would it fit?").click()
 
 
 def test_without_a_gpu_the_processor_is_shown_and_it_says_so(workbench, visit):
@@ -61,3 +75,5 @@ def test_without_a_gpu_the_processor_is_shown_and_it_says_so(workbench, visit):
     expect(page.get_by_text("Processor and memory")).to_be_visible()
     expect(page.get_by_text(re.compile("vLLM at .* cannot be reached"))).to_be_visible()
     expect(page.get_by_text(re.compile("Ollama at .* cannot be reached"))).to_be_visible()
+    would_fit(page, "smollm2:135m")
+    expect(page.get_by_text("Without a GPU: 0.3 GiB of weights")).to_be_visible()

@@ -9,12 +9,14 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
+from gearshift import gpu
 from gearshift.engine.metrics import Metrics, Percentiles, in_words
 from gearshift.engine.monitor import KEPT, Engine, Machine, Ollama
 from gearshift.gpu import GPU
 from parts.markdown import plain
 from parts.monitor import GIB, gib, monitor, percent
 from parts.refreshed import refreshed
+from parts.room import would_it_fit
 
 _HEIGHT = 220
 _COLORS = ("#0d9488", "#3b82f6", "#f59e0b", "#a855f7", "#ef4444", "#64748b")
@@ -23,8 +25,10 @@ _FREE = "#8884"  # looks empty on dark and on light
 
 def main() -> None:
     st.title("GPU and engine")
-    monitor()  # begins to look, if nobody did before
+    watched = monitor()  # begins to look, if nobody did before
     _live()
+    st.subheader("Would this model still fit?")
+    would_it_fit(watched.machine[-1].gpus.gpus if watched.machine else gpu.look().gpus)
 
 
 @refreshed(every=2)

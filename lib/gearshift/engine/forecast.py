@@ -58,7 +58,8 @@ class Forecast:
         setup: How it was planned.
         legal: The tensor-parallel sizes that the model allows.
         fewest: The setup with the fewest such GPUs that would do, if these do not.
-        command: vLLM's, for this setup.
+        launch: The start of a server with this setup.
+        command: vLLM's for it.
     """
 
     fit: Fit
@@ -66,6 +67,7 @@ class Forecast:
     shape: Geometry
     legal: list[int]
     fewest: Setup | None
+    launch: Launch
     command: list[str]
 
 
@@ -96,9 +98,8 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     found = plan(shape, setup)
     fewest = smallest(shape, setup) if found.fits is False else None
     launch = _launch(source, setup, question)
-    return Forecast(
-        found, setup, shape, legal, fewest, command(launch, environment.python(settings))
-    )
+    start = command(launch, environment.python(settings))
+    return Forecast(found, setup, shape, legal, fewest, launch, start)
 
 
 def _config(model: str, settings: Settings) -> tuple[dict[str, Any], str]:
@@ -161,3 +162,49 @@ def _launch(source: str, setup: Setup, question: Question) -> Launch:
         quantization=question.quantization,
         dtype=question.dtype,
     )
+
+
+@dataclass(frozen=True)
+class Room:
+    """A forecast for the memory that is free now.
+
+    Attributes:
+        gpus: The numbers of the GPUs that it would take, those with most free memory.
+        utilization: The share of each that vLLM could be given.
+    """
+
+    forecast: Forecast
+    gpus: tuple[int, ...]
+    utilization: float
+
+
+# CUDA lets programs have a little less than NVML tells, and memory moves while a server starts.
+_CERTAIN = 0.97
+_USUAL = 0.92  # what vLLM takes by itself
+_LEAST = 0.05
+
+
+def room_beside(question: Question, settings: Settings, here: tuple[GPU, ...]) -> Room:
+    """Would it fit beside what runs now, on that many of the GPUs?
+
+    Raises:
+        EngineError: the model's shape is not known, or no so many GPUs tell what is free.
+    """
+    wanted = question.gpus or 1
+    shares = {
+        gpu.index: gpu.memory_free_bytes / gpu.memory_total_bytes
+        for gpu in here
+        if gpu.memory_free_bytes is not None and gpu.memory_total_bytes
+    }
+    chosen = sorted(shares, key=lambda index: -shares[index])[:wanted]
+    if len(chosen) < wanted:
+        raise EngineError(
+            "gpus",
+            f"{wanted} GPUs are wanted, and {len(chosen)} tell how much is free",
+            "take fewer, or see: gearshift gpus",
+        )
+    free = _CERTAIN * min(shares[index] for index in chosen)
+    share = max(_LEAST, min(_USUAL, int(100 * free) / 100))
+    kind = tuple(gpu for gpu in here if gpu.index == chosen[-1])
+    planned = forecast(replace(question, utilization=share), settings, kind)
+    return Room(planned, tuple(sorted(chosen)), share)
