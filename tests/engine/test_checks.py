@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from gearshift.engine.checks import Plan, Status, run_checks
+from gearshift.engine.checks._fit import check_fit
 from gearshift.engine.checks._gpus import check_gpu_memory, check_gpus
 from gearshift.engine.checks._machine import check_engine
 from gearshift.engine.checks._model import check_context, check_hub
@@ -228,3 +229,32 @@ def test_a_context_longer_than_the_models_is_refused(make_plan, tmp_path, monkey
     assert check_context(make_plan(NONE, plain, max_model_len=4096)).status is Status.REFUSED
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
     assert check_context(make_plan(NONE, plain, max_model_len=4096)).status is Status.UNKNOWN
+
+
+def a10(index, total):
+    return GPU(index, f"GPU-{index}", "NVIDIA A10", total * GIB, 0, total * GIB)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "values", "status", "words"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", 1, {"max_model_len": 4096}, "passed", "requests of"),
+        ("meta-llama/Llama-3.1-8B-Instruct", 1, {}, "unknown", "--max-model-len"),
+        ("Qwen/Qwen2.5-32B-Instruct", 1, {}, "refused", "such GPUs"),
+        ("Qwen/Qwen2.5-32B-Instruct", 4, {"tensor_parallel": 4}, "passed", "requests of"),
+        ("nobody/knows", 1, {}, "unknown", "shape"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_it_is_started(
+    make_plan, make_settings, model, gpus, values, status, words
+):
+    found = GPUs(tuple(a10(index, 24) for index in range(gpus)), "550.54")
+    result = check_fit(make_plan(found, find_model(model, make_settings()), **values))
+    assert result.status == status, result
+    assert words in f"{result.message} {result.hint}"
+
+
+def test_a_gpu_that_does_not_tell_its_memory_leaves_it_open(make_plan, make_settings):
+    found = GPUs((GPU(0, "GPU-0", "something new"),), "550.54")
+    model = find_model("meta-llama/Llama-3.1-8B-Instruct", make_settings())
+    assert check_fit(make_plan(found, model)).status is Status.UNKNOWN

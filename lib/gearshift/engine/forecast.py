@@ -102,6 +102,34 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     return Forecast(found, setup, shape, legal, fewest, launch, start)
 
 
+def of_launch(
+    launch: Launch, config: dict[str, Any], gpus: tuple[GPU, ...]
+) -> tuple[Fit, Setup | None]:
+    """What a start would leave on these GPUs, and the setup with the fewest that would do.
+
+    Raises:
+        EngineError: the configuration contradicts itself.
+    """
+    shape = read_geometry(config, None, launch.quantization, launch.dtype)
+    cards = [card_of(gpu) for gpu in gpus]
+    known = [card for card in cards if card.usable_gib is not None]
+    card = min(known, key=lambda c: c.usable_gib or 0.0) if len(known) == len(cards) else None
+    setup = Setup(
+        usable_gib=card.usable_gib if card else None,
+        tensor_parallel=launch.tensor_parallel,
+        pipeline_parallel=launch.pipeline_parallel,
+        max_model_len=launch.max_model_len,
+        kv_cache_dtype=launch.kv_cache_dtype,
+        utilization=launch.memory_utilization,
+        max_num_seqs=launch.max_num_seqs,
+        max_num_batched_tokens=launch.max_num_batched_tokens,
+        enforce_eager=bool(launch.enforce_eager),
+        card=card,
+    )
+    found = plan(shape, setup)
+    return found, smallest(shape, setup, most=_LARGEST_GROUP) if found.fits is False else None
+
+
 def _config(model: str, settings: Settings) -> tuple[dict[str, Any], str]:
     """The configuration, and what `serve` would be given."""
     path = Path(model).expanduser()

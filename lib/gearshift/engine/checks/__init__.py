@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gearshift.engine.checks._base import Check, Plan, Status
+from gearshift.engine.checks._fit import check_fit
 from gearshift.engine.checks._gpus import check_gpu_memory, check_gpus
 from gearshift.engine.checks._machine import (
     check_engine,
@@ -38,6 +39,7 @@ LOCAL: tuple[Callable[[Plan], Check], ...] = (
     check_port,
     check_gpus,
     check_gpu_memory,
+    check_fit,
     check_shared_memory,
     check_memory,
     check_disk,

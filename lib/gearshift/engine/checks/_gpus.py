@@ -36,14 +36,14 @@ def check_gpus(plan: Plan) -> Check:
             f"{plan.ranks} GPUs are needed and {len(gpus.gpus)} found",
             f"found: {shown}; use fewer, or --executor ray over several machines",
         )
-    for gpu in _chosen(plan):
+    for gpu in chosen(plan):
         if gpu.problem:
             hint = "take other --gpus"
             return refused("gpus", f"GPU {gpu.index} cannot be used: {gpu.problem}", hint)
     return passed("gpus", f"found: {shown}")
 
 
-def _chosen(plan: Plan) -> list[GPU]:
+def chosen(plan: Plan) -> list[GPU]:
     """The GPUs that the launch means and that were found, whole ones."""
     found = plan.gpus.gpus
     if not plan.launch.gpus:
@@ -67,8 +67,8 @@ def check_gpu_memory(plan: Plan) -> Check:
     if plan.launch.cpu:
         return passed("gpu_memory", "it runs on the processor")
     share = plan.launch.memory_utilization or 0.92
-    chosen = _chosen(plan)
-    for gpu in chosen:
+    gpus = chosen(plan)
+    for gpu in gpus:
         if gpu.memory_free_bytes is None or gpu.memory_total_bytes is None:
             return unknown("gpu_memory", f"GPU {gpu.index} does not say how much is free")
         wanted = share * gpu.memory_total_bytes
@@ -84,6 +84,6 @@ def check_gpu_memory(plan: Plan) -> Check:
                 f"end what holds it (for Ollama: ollama stop MODEL), take other --gpus, or "
                 f"--gpu-memory-utilization {fits:g}",
             )
-    if not chosen:
+    if not gpus:
         return unknown("gpu_memory", plan.gpus.problem or "how much of a MIG instance is free")
     return passed("gpu_memory", f"{share:.0%} of each GPU is free")
