@@ -22,6 +22,11 @@ from stand_in import stand_in  # noqa: E402
 IMAGES = ROOT / "docs" / "images"
 PORT = 8651
 QUESTIONS = ("When should I use vLLM instead of Ollama?", "What does tensor parallelism need?")
+ERROR = (
+    "ValueError: To serve at least one request with the model's max seq len (32768), (1.75 GiB KV "
+    "cache is needed, which is larger than the available KV cache memory (1.21 GiB). Based on the "
+    "available memory, the estimated maximum model length is 22656."
+)
 
 
 def chat(page: Page) -> None:
@@ -74,10 +79,23 @@ def servers_and_monitor(page: Page, model: Path) -> None:
     expect(page.get_by_text("· stopped")).to_be_visible(timeout=30_000)
 
 
-def fill(page: Page, label: str, value: str) -> None:
-    box = page.get_by_label(label, exact=True)
+def plan_and_doctor(page: Page) -> None:
+    page.get_by_role("link", name="Plan").click()
+    expect(page.get_by_text("It fits.")).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(2500)
+    page.screenshot(path=IMAGES / "plan.png")
+    page.get_by_role("link", name="Doctor").click()
+    page.get_by_role("tab", name="What does an error mean?").click()
+    fill(page, "An error or a log", ERROR, "Control+Enter")
+    expect(page.get_by_text("max-model-len-exceeds-kv-cache")).to_be_visible(timeout=30_000)
+    page.wait_for_timeout(1500)
+    page.screenshot(path=IMAGES / "doctor.png", full_page=True)
+
+
+def fill(page: Page, label: str, value: str, key: str = "Enter") -> None:
+    box = page.get_by_test_id("stMain").get_by_label(label, exact=True)
     box.fill(value)
-    box.press("Enter")
+    box.press(key)
 
 
 def main() -> None:
@@ -113,6 +131,7 @@ def main() -> None:
             chat(page)
             documents(page)
             servers_and_monitor(page, model)
+            plan_and_doctor(page)
             browser.close()
         finally:
             workbench.terminate()

@@ -32,6 +32,7 @@ st.navigation(
         st.Page("views/chat.py", title="Chat", icon=":material/forum:", default=True),
         st.Page("views/documents.py", title="Documents", icon=":material/description:"),
         st.Page("views/servers.py", title="Servers", icon=":material/dns:"),
+        st.Page("views/plan.py", title="Plan", icon=":material/straighten:"),
         st.Page("views/monitor.py", title="GPU and engine", icon=":material/monitoring:"),
         st.Page("views/doctor.py", title="Doctor", icon=":material/stethoscope:"),
     ]

@@ -75,7 +75,7 @@ def _error() -> None:
             show_report(explained(records[name]))
             return
     file = st.file_uploader("A log file")
-    text = st.text_area("An error or a log", height=240, placeholder="Traceback …")
+    text = st.text_area("An error or a log", height=140, placeholder="Traceback …")
     if file is not None:
         text = decode(file.getvalue())
     if text.strip():

@@ -30,6 +30,11 @@ def _rows() -> dict[str, dict[str, Any]]:
     return found
 
 
+def known_cards() -> list[str]:
+    """The kinds whose memory is known."""
+    return list(_rows())
+
+
 def find_card(name: str) -> Card:
     """The kind that a name means, such as `NVIDIA A100-SXM4-80GB`; a size in it wins."""
     plain = " " + re.sub(r"[^A-Z0-9]+", " ", name.upper()).strip() + " "

@@ -131,10 +131,20 @@ def _on_hub(name: str, ollama: tuple[str, ...]) -> Model:
 
 
 @lru_cache(maxsize=1)
+def _shapes() -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = json.loads((DATA / "model-shapes.json").read_text("utf-8"))
+    return rows
+
+
+def known_models() -> list[str]:
+    """The Hub ids of the models whose shapes are known without the Hub."""
+    return list(_shapes())
+
+
+@lru_cache(maxsize=1)
 def known_shapes() -> dict[str, dict[str, Any]]:
     """Shapes of models by their Hub ids in lower case, with the keys of a `config.json`."""
-    rows = json.loads((DATA / "model-shapes.json").read_text("utf-8"))
-    return {name.lower(): shape for name, shape in rows.items()}
+    return {name.lower(): shape for name, shape in _shapes().items()}
 
 
 def legal_tensor_parallel(model: Model, up_to: int = 8) -> list[int] | None:
