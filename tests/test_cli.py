@@ -511,6 +511,10 @@ def test_plan_tells_what_fits(gearshift, no_gpu, tmp_path):
     assert found.keys() >= PLAN_KEYS
     assert found["fits"] is False
     assert found["smallest"]["gpus"] == 2
+    assert found["fitting_quantizations"] == []
+    larger = ("plan", "Qwen/Qwen2.5-14B-Instruct", "--gpu", "L4", "--max-model-len", 4096)
+    assert gearshift(*larger)[1]["fitting_quantizations"] == ["fp8", "awq"]
+    assert gearshift(*larger, "--gpus", 4)[1]["latency"]["tensor_parallel"] == 4
     shorter = ("plan", "llama3.1", "--gpu", "L4", "--max-model-len", 8192)
     assert gearshift(*shorter)[1]["fits"] is True
     _, unknown, _ = gearshift("plan", "mistral", "--gpu", "something new")

@@ -53,6 +53,13 @@ def main() -> None:
         _people(found)
     legal = ", ".join(map(str, found.legal))
     st.caption(f"Tensor parallel can be {legal}: heads and KV heads have to be shared evenly.")
+    for goal, best in (("quick answers", found.latency), ("many answers", found.throughput)):
+        if best is not None and found.setup.tensor_parallel * found.setup.pipeline_parallel > 1:
+            copies = f", {best.copies} times" if best.copies > 1 else ""
+            st.caption(
+                f"For {goal}: tensor parallel {best.tensor_parallel}, pipeline parallel "
+                f"{best.pipeline_parallel}{copies}: {plain(best.reason)}."
+            )
     st.code(shlex.join(serve_command(found.launch)), language="bash", wrap_lines=True)
 
 
@@ -105,6 +112,8 @@ def _verdict(found: Forecast) -> None:
         few = found.fewest
         ranks = few and few.tensor_parallel * few.pipeline_parallel
         more = f" It would fit on {ranks} of these GPUs." if few else ""
+        if found.quantizations:
+            more += f" A checkpoint in {' or '.join(found.quantizations)} would."
         st.error(f"It does not fit: {reasons}.{more}", icon=":material/close:")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -115,6 +116,9 @@ def _record(planned: Forecast) -> dict[str, Any]:
             "tensor_parallel": fewest.tensor_parallel,
             "pipeline_parallel": fewest.pipeline_parallel,
         },
+        "fitting_quantizations": list(planned.quantizations),
+        "latency": planned.latency and asdict(planned.latency),
+        "throughput": planned.throughput and asdict(planned.throughput),
         "reasons": list(found.reasons),
         "command": planned.command,
     }
@@ -145,6 +149,14 @@ def _show(record: dict[str, Any]) -> None:
             f"{few['gpus']} of them (tensor parallel {few['tensor_parallel']}, pipeline parallel "
             f"{few['pipeline_parallel']})"
         )
+    if methods := record["fitting_quantizations"]:
+        lines["it would fit as"] = f"a checkpoint in {' or '.join(methods)}"
+    for goal in ("latency", "throughput"):
+        if best := record[goal]:
+            spread = f"tensor parallel {best['tensor_parallel']}"
+            if best["pipeline_parallel"] > 1:
+                spread += f", pipeline parallel {best['pipeline_parallel']}"
+            lines[f"for {goal}"] = f"{spread}: {best['reason']}"
     for name, text in lines.items():
         out.print(f"{name:>16}  {text}", markup=False)
     out.print(" ".join(record["command"]), style="dim", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from gearshift.engine.cards import Card, find_card, from_nameplate
 from gearshift.engine.fit import GIB, Fit, Setup, plan, smallest
 from gearshift.engine.geometry import Geometry, legal_tensor_parallel, read_geometry
 from gearshift.engine.launch import Launch, command, make_launch
+from gearshift.engine.layouts import Layout, for_latency, for_throughput
 from gearshift.engine.models import find_model
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
@@ -58,6 +59,9 @@ class Forecast:
         setup: How it was planned.
         legal: The tensor-parallel sizes that the model allows.
         fewest: The setup with the fewest such GPUs that would do, if these do not.
+        quantizations: Those with which it would fit, if it does not as it is.
+        latency: The best way to spread it over the GPUs for one quick answer; `None` if none fits.
+        throughput: The same for many answers at once.
         launch: The start of a server with this setup.
         command: vLLM's for it.
     """
@@ -67,6 +71,9 @@ class Forecast:
     shape: Geometry
     legal: list[int]
     fewest: Setup | None
+    quantizations: tuple[str, ...]
+    latency: Layout | None
+    throughput: Layout | None
     launch: Launch
     command: list[str]
 
@@ -99,7 +106,30 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     fewest = smallest(shape, setup) if found.fits is False else None
     launch = _launch(source, setup, question)
     start = command(launch, environment.python(settings))
-    return Forecast(found, setup, shape, legal, fewest, launch, start)
+    gpus = question.gpus or size * stages
+    return Forecast(
+        found,
+        setup,
+        shape,
+        legal,
+        fewest,
+        _quantizations(config, question, setup) if found.fits is False else (),
+        for_latency(shape, setup, gpus),
+        for_throughput(shape, setup, gpus),
+        launch,
+        start,
+    )
+
+
+def _quantizations(config: dict[str, Any], question: Question, setup: Setup) -> tuple[str, ...]:
+    """With 8 or 4 bits a weight, of a model that is not quantized already."""
+    if question.quantization or "quantization_config" in config:
+        return ()
+    shapes = {
+        method: read_geometry(config, question.parameters, method, question.dtype)
+        for method in ("fp8", "awq")
+    }
+    return tuple(method for method, shape in shapes.items() if plan(shape, setup).fits)
 
 
 def of_launch(
