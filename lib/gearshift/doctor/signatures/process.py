@@ -129,7 +129,7 @@ SIGNATURES = (
     ),
     Signature(
         Cause.NUMA,
-        (r"not enough allowed numa nodes",),
+        (r"(?:not|no) enough allowed numa nodes",),
         "Several ranks on processors want a NUMA node each.",
         "set VLLM_CPU_OMP_THREADS_BIND, such as '0|1' for two ranks on two processors",
     ),
@@ -181,6 +181,11 @@ SIGNATURES = (
         (
             r"embedding dimension \d+ does not match collection dimensionality \d+",
             r"(?:embedding|vector) dimension (?:mismatch|error)",
+            r"(?:vector|embedding) dimension \d+ does not match the dimension of the index \d+",
+            r"query dim\(\d+\) doesn't match the column \w+ (?:vector )?dim\(\d+\)",
+            r"different (?:vector|number of) dimensions? \[?\d+\]? (?:than|and)",
+            r"expected \d+ dimensions, not \d+",
+            r"vector lengths don't match: \d+ vs\.? \d+",
             r"expect(?:ed|ing) (?:embedding|vector)s? (?:with |of )?dimension",
         ),
         "The documents were indexed with another embedding model than the one asked now.",
