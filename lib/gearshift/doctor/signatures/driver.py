@@ -111,7 +111,7 @@ SIGNATURES = (
         "Docker cannot give the container the GPUs: the NVIDIA container toolkit is missing.",
         "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure "
         "--runtime=docker && sudo systemctl restart docker",
-        unless=r"unsatisfied condition",
+        unless=r"unsatisfied condition|driver/library version mismatch",
     ),
     Signature(
         Cause.DOCKER_PORT,

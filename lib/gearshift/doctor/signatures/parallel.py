@@ -107,6 +107,7 @@ SIGNATURES = (
             r"(?:tensor.parallel.size|--?tp)…(?:larger|greater|more|higher|exceeds?)… "
             r"(?:available )?gpus",
             r"world_size \(\d+\) is less than (?:than )?max local gpu count",
+            r"set tensor_parallel_size \(\d+\) to less than max local gpu count",
             r"invalid device ordinal",
             r"cudaerrorinvaliddevice\b",
             r"no available node types can fulfill resource request",
@@ -168,6 +169,7 @@ SIGNATURES = (
         (
             r"nccl error: invalid usage",
             r"ncclinvalidusage",
+            r"nccl warn cuda failure (?:\d+ )?.?no kernel image",
             r"nccl… (?:too old|outdated|predates|does not support|older than)",
         ),
         "This NCCL is too old for the GPU, or two versions of it meet in one process.",

@@ -155,6 +155,7 @@ SIGNATURES = (
             r"oomkilled",
             r"cannot allocate memory",
             r"died with <signals\.sigkill",
+            r"terminated with signal sigkill",
             r"exit(?:ed)?(?: with)?(?: code| status)? 137\b",
         ),
         "The machine's own memory ran out, and the system ended a process.",
@@ -170,6 +171,7 @@ SIGNATURES = (
             r"(?:connection refused|failed to connect|econnrefused)[^\n]{0,120}(?:localhost|"
             r"127\.0\.0\.1)\D{1,8}(?:800\d|8080)\b",
             r"connection refused to vllm",
+            r"openai\.apiconnectionerror: connection error",
         ),
         "Nothing listens at the address of the vLLM server.",
         "gearshift status shows what runs; start it with gearshift serve, and see that "
