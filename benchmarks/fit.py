@@ -3,76 +3,144 @@
 `python -m benchmarks.fit [ROWS.jsonl]`; without a file the start-ups of `data/startups.jsonl`. Each
 row's model has to be in `data/model-shapes.json`; rows of other models, and rows that do not name
 their GPU, are counted and left out. The constants of `engine/fit.py` are round numbers and were
-chosen with rows of this kind in sight, so a fresh file is the fairer measure.
+chosen with rows of this kind in sight, so a fresh file is the fairer measure. Two more tables show
+how much they owe to single sources, and what one earlier start-up on the same machine teaches:
+
+- without its source: each row again, with the working memory moved by the median error of all rows
+  but those of its own source. Constants that owe much to one source would do clearly better here.
+- after one start: each row that has another of the same source, GPU and version, corrected with it.
 """
 
 import json
 import statistics
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gearshift.data import DATA
 from gearshift.engine import fit
 from gearshift.engine.cards import find_card
-from gearshift.engine.geometry import read_geometry
+from gearshift.engine.geometry import Geometry, read_geometry
+from gearshift.engine.learned import correction
 from gearshift.engine.models import known_shapes
+from gearshift.engine.startup_log import Startup
 
 
-def planned(row):
-    """What the plan says of a start-up, `None` where the row does not tell enough."""
+@dataclass
+class Case:
+    """A start-up that can be planned."""
+
+    row: dict
+    config: dict
+    shape: Geometry
+    setup: fit.Setup
+
+    @property
+    def source(self):
+        """The machine or the thread that it is from."""
+        return self.row["source"].split(" : ")[0].split("#")[0]
+
+    def planned(self, **changes):
+        return fit.plan(self.shape, replace(self.setup, **changes))
+
+
+def read(row):
+    """The case of a row, `None` where it does not tell enough."""
     config = known_shapes().get((row.get("model") or "").lower())
     if config is None:
         return None
     method = "fp8" if "fp8" in f"{row.get('quantization')} {row['model']}".lower() else None
-    shape = read_geometry(config, quantization=method)
     card = find_card(row["gpu"]) if row.get("gpu") else None
     usable = row.get("total_gib_logged") or (card.usable_gib if card else None)
     if usable is None:
         return None
     kv = row.get("kv_cache_dtype")
-    return fit.plan(
-        shape,
-        fit.Setup(
-            usable_gib=usable,
-            tensor_parallel=row["tensor_parallel"],
-            pipeline_parallel=row["pipeline_parallel"],
-            max_model_len=row.get("max_model_len"),
-            kv_cache_dtype=None if kv == "auto" else kv,
-            utilization=row.get("gpu_memory_utilization") or row.get("util_effective"),
-            max_num_seqs=row.get("max_num_seqs"),
-            max_num_batched_tokens=row.get("max_num_batched_tokens"),
-            enforce_eager=row.get("enforce_eager") is True,
-            version=row.get("vllm_version"),
-            card=card,
-        ),
+    setup = fit.Setup(
+        usable_gib=usable,
+        tensor_parallel=row["tensor_parallel"],
+        pipeline_parallel=row["pipeline_parallel"],
+        max_model_len=row.get("max_model_len"),
+        kv_cache_dtype=None if kv == "auto" else kv,
+        utilization=row.get("gpu_memory_utilization") or row.get("util_effective"),
+        max_num_seqs=row.get("max_num_seqs"),
+        max_num_batched_tokens=row.get("max_num_batched_tokens"),
+        enforce_eager=row.get("enforce_eager") is True,
+        version=row.get("vllm_version"),
+        card=card,
     )
+    return Case(row, config, read_geometry(config, quantization=method), setup)
+
+
+def errors(cases, plans):
+    """By what was measured: weights, memory and tokens of the cache, relative to the real ones."""
+    found = {"weights": [], "KV cache, GiB": [], "tokens": []}
+    for case, plan in zip(cases, plans, strict=True):
+        if case.row.get("weights_gib"):
+            found["weights"].append(plan.weights_gib / case.row["weights_gib"] - 1)
+        if (real := case.row.get("available_kv_gib", 0)) > 0:
+            found["KV cache, GiB"].append(plan.available_kv_gib / real - 1)
+        if case.row.get("kv_cache_tokens"):
+            found["tokens"].append(plan.kv_cache_tokens / case.row["kv_cache_tokens"] - 1)
+    return found
+
+
+def show(title, found):
+    print(f"\n{title:24}{'rows':>6}{'median':>9}{'in 10 %':>9}{'in 25 %':>9}")
+    for name, values in found.items():
+        if not values:
+            continue
+        sizes = [abs(value) for value in values]
+        near = [sum(size <= limit for size in sizes) / len(sizes) for limit in (0.1, 0.25)]
+        median = statistics.median(sizes)
+        print(f"{name:24}{len(sizes):6}{median:9.1%}{near[0]:9.0%}{near[1]:9.0%}")
+
+
+def without_its_source(cases):
+    """The plans with the working memory that the rows of all other sources would choose."""
+    known = [case for case in cases if case.row.get("available_kv_gib", 0) > 0]
+    missing = {
+        id(case): case.planned().available_kv_gib - case.row["available_kv_gib"] for case in known
+    }
+    for case in cases:
+        others = [missing[id(other)] for other in known if other.source != case.source]
+        yield case.planned(correction=fit.Correction(statistics.median(others)))
+
+
+def after_one_start(cases):
+    """Pairs of a case and its plan, corrected with the first other one of the same machine."""
+    for case in cases:
+        for other in cases:
+            alike = other is not case and other.source == case.source
+            if not alike or other.row.get("available_kv_gib", 0) <= 0:
+                continue
+            if (other.setup.card, other.setup.version) != (case.setup.card, case.setup.version):
+                continue
+            row = {key: value for key, value in other.row.items() if value is not None}
+            seen = Startup.model_validate(
+                row | {"utilization": other.setup.utilization, "version": other.setup.version}
+            )
+            same = other.row["model"] == case.row["model"]
+            yield case, case.planned(correction=correction(seen, other.config, case.setup, same))
+            break
 
 
 def main():
     path = Path(sys.argv[1]) if sys.argv[1:] else DATA / "startups.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    memory, tokens, weights, verdicts, left_out = [], [], [], [], 0
-    for row in rows:
-        found = planned(row)
-        if found is None:
-            left_out += 1
-            continue
-        if row.get("weights_gib"):
-            weights.append(found.weights_gib / row["weights_gib"] - 1)
-        if (real := row.get("available_kv_gib", 0)) > 0:
-            memory.append(found.available_kv_gib / real - 1)
-        if row.get("kv_cache_tokens"):
-            tokens.append(found.kv_cache_tokens / row["kv_cache_tokens"] - 1)
-        if row["outcome"] != "other":
-            verdicts.append(found.fits is (row["outcome"] == "ok"))
+    cases = [case for case in map(read, rows) if case is not None]
+    left_out = len(rows) - len(cases)
     print(f"{len(rows)} start-ups, {left_out} left out: their model or their GPU is not known")
-    print(f"{'':24}{'rows':>6}{'median':>9}{'in 10 %':>9}{'in 25 %':>9}")
-    for name, errors in (("weights", weights), ("KV cache, GiB", memory), ("tokens", tokens)):
-        sizes = [abs(error) for error in errors]
-        near = [sum(size <= limit for size in sizes) / len(sizes) for limit in (0.1, 0.25)]
-        median = statistics.median(sizes)
-        print(f"{name:24}{len(sizes):6}{median:9.1%}{near[0]:9.0%}{near[1]:9.0%}")
+    plans = [case.planned() for case in cases]
+    show("from the configuration", errors(cases, plans))
+    verdicts = [
+        plan.fits is (case.row["outcome"] == "ok")
+        for case, plan in zip(cases, plans, strict=True)
+        if case.row["outcome"] != "other"
+    ]
     print(f"{'starts or not':24}{len(verdicts):6}  right: {sum(verdicts) / len(verdicts):.0%}")
+    show("without its source", errors(cases, without_its_source(cases)))
+    if pairs := list(after_one_start(cases)):
+        show("after one start", errors(*zip(*pairs, strict=True)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def stand_in(
     detached_worker: bool = False,
     worker_lingers: float = 14.0,
     exit_after: float | None = None,
+    measures: tuple[float, float, int] | None = None,
 ) -> Path:
     """The path of a Python, to be set as `GEARSHIFT_VLLM_PYTHON`, that runs the stand-in.
 
@@ -58,6 +59,7 @@ def stand_in(
         detached_worker: The Worker is no descendant, does not hold our output open, and nobody
             else ends it.
         worker_lingers: How long the Worker lives when EngineCore has been killed.
+        measures: What it logs of a GPU: GiB of weights, GiB and tokens of KV cache.
         exit_after: The API server ends itself and the others that long after being ready.
     """
     plays = {name: value for name, value in locals().items() if name != "folder"}

@@ -229,6 +229,11 @@ def hub_endpoint() -> str:
     return address if address.startswith(("http://", "https://")) else "https://huggingface.co"
 
 
+def hub_is_off() -> bool:
+    """Whether people have told the Hub's client to ask nobody."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 def variable_name(field: str) -> str:
     """The environment variable that sets a field of `Settings`."""
     alias = Settings.model_fields[field].validation_alias

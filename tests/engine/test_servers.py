@@ -16,6 +16,7 @@ import nvml_stub
 from gearshift.engine import servers
 from gearshift.engine.checks import Status
 from gearshift.engine.checks._machine import check_engine
+from gearshift.engine.learned import recall
 from gearshift.engine.processes import alive, identify
 from gearshift.engine.records import LIVING, Place, State
 from gearshift.engine.start import Wish, prepare
@@ -289,6 +290,24 @@ def test_memory_that_a_driver_does_not_give_back_is_told(bench, tmp_path, monkey
         assert f"GPU 0 still holds memory for process {holder}" in record.failure.message
     else:
         assert record.state is State.STOPPED
+
+
+def test_a_start_on_a_gpu_is_learned_from(bench, tmp_path, monkeypatch):
+    library, file = nvml_stub.build(tmp_path / "nvml"), tmp_path / "scenario"
+    for name, value in nvml_stub.scenario(library, file, nvml_stub.gpu(0)).items():
+        monkeypatch.setenv(name, value)
+    bench.play(measures=(4.25, 15.5, 123_456))
+    start = prepare(Wish(str(bench.model), port=bench.port), bench.settings).record
+    launch = start.launch.model_copy(update={"cpu": False, "gpus": ("0",)})
+    servers.serve(start.model_copy(update={"launch": launch}), bench.settings)
+    servers.wait(bench.port, bench.settings)
+    (learned,) = recall(bench.settings)
+    assert learned.model == str(bench.model)
+    assert (learned.weights_gib, learned.available_kv_gib) == (4.25, 15.5)
+    assert (learned.kv_cache_tokens, learned.max_model_len) == (123_456, 2048)
+    assert (learned.version, learned.tensor_parallel) == ("0.32.0", 1)
+    assert (learned.gpu, learned.usable_gib) == ("NVIDIA L4", 22.03)
+    assert 0 < learned.seconds < 60
 
 
 def test_stop_lets_running_answers_finish(bench):

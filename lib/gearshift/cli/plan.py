@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from gearshift.settings import load_settings
 
 if TYPE_CHECKING:
     from gearshift.engine.forecast import Forecast
+    from gearshift.engine.startup_log import Startup
 
 app = typer.Typer()
 
@@ -28,6 +30,24 @@ def _parameters(text: str | None) -> float | None:
     if not 0 < value < 1e14:
         raise typer.BadParameter("write how many, such as 7.6B or 494M")
     return value
+
+
+def _startup(path: Path) -> Startup:
+    from gearshift.engine.startup_log import read_startup
+    from gearshift.errors import EngineError
+
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            found = read_startup(lines)
+    except OSError as problem:
+        raise EngineError("log", f"{path} cannot be read: {problem.strerror}") from None
+    if found is None or found.model is None:
+        raise EngineError(
+            "log",
+            f"{path} is not the log of a start on a GPU that came as far as its KV cache",
+            "give the whole log of vLLM, from its first line",
+        )
+    return found
 
 
 @app.command()
@@ -48,6 +68,10 @@ def plan(
     enforce_eager: Annotated[bool, typer.Option("--enforce-eager", help="No CUDA graphs.")] = False,
     vllm_version: Annotated[str | None, typer.Option(help="Such as 0.32.0.")] = None,
     parameters: Annotated[str | None, typer.Option(help="How many, such as 7.6B.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="vLLM's log of a start on such a GPU, to correct the figures with."),
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Work out whether a model fits on GPUs, before anything is started."""
@@ -75,6 +99,7 @@ def plan(
             enforce_eager=enforce_eager,
             version=vllm_version,
             parameters=count,
+            earlier=_startup(log) if log else None,
         )
         here = hardware.look().gpus if gpu is None and gpu_memory is None else ()
         record = _record(forecast(question, load_settings(), here))
@@ -119,6 +144,7 @@ def _record(planned: Forecast) -> dict[str, Any]:
         "fitting_quantizations": list(planned.quantizations),
         "latency": planned.latency and asdict(planned.latency),
         "throughput": planned.throughput and asdict(planned.throughput),
+        "learned_from": planned.learned and planned.learned.model_dump(exclude_none=True),
         "reasons": list(found.reasons),
         "command": planned.command,
     }
@@ -141,7 +167,8 @@ def _show(record: dict[str, Any]) -> None:
             f"{record['kv_cache_tokens']:,} tokens, {record['max_concurrency']:.1f} requests of "
             f"{record['max_model_len']:,}"
         )
-        lines["one person"] = f"up to {record['longest_context']:,} tokens"
+        longest = min(record["longest_context"], record["max_model_len"])
+        lines["one person"] = f"up to {longest:,} tokens"
     lines["tensor parallel"] = "can be " + ", ".join(map(str, record["legal_tensor_parallel"]))
     if record["smallest"]:
         few = record["smallest"]
@@ -157,6 +184,8 @@ def _show(record: dict[str, Any]) -> None:
             if best["pipeline_parallel"] > 1:
                 spread += f", pipeline parallel {best['pipeline_parallel']}"
             lines[f"for {goal}"] = f"{spread}: {best['reason']}"
+    if learned := record["learned_from"]:
+        lines["corrected with"] = f"an earlier start of {learned['model']} on such a GPU"
     for name, text in lines.items():
         out.print(f"{name:>16}  {text}", markup=False)
     out.print(" ".join(record["command"]), style="dim", markup=False, soft_wrap=True)

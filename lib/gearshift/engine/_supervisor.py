@@ -8,7 +8,6 @@ itself, another one takes over: the server is known by its record and by who wri
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import shlex
@@ -26,7 +25,9 @@ from gearshift import gpu, logs
 from gearshift.engine import _scratch as scratch
 from gearshift.engine import environment as engine
 from gearshift.engine._log import Drain
+from gearshift.engine.cards import card_of
 from gearshift.engine.launch import environment
+from gearshift.engine.learned import remember
 from gearshift.engine.probe import Probe
 from gearshift.engine.processes import (
     Process,
@@ -46,6 +47,7 @@ from gearshift.engine.processes import (
 from gearshift.engine.records import STARTS, STOPS, Failure, Place, Record, State
 from gearshift.engine.redact import Redactor, secrets
 from gearshift.engine.stages import root_cause
+from gearshift.engine.startup_log import Startup, read_startup
 from gearshift.errors import EngineError, GearshiftError
 from gearshift.settings import Settings, environment_for_vllm, load_settings
 
@@ -252,9 +254,22 @@ class Supervisor:
         now = time.time()
         self._drain.starting = False
         self._note(state=State.READY, ready=now, stage="", progress=None)
-        row = {"model": self._record.launch.model, "seconds": now - self._record.started}
-        with suppress(OSError), (self._place.folder / "startups.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        remember(self._settings, self._startup(now - self._record.started))
+
+    def _startup(self, seconds: float) -> Startup:
+        """What this start showed, for the next plan and for the time that the next one takes."""
+        launch, found = self._record.launch, None
+        with suppress(OSError), self._record.log.open(encoding="utf-8", errors="replace") as lines:
+            found = read_startup(lines)
+        ours = {"model": launch.model, "seconds": seconds}
+        there = {str(gpu.index): gpu for gpu in gpu.look().gpus} if found else {}
+        used = [there[index] for index in launch.gpus if index in there]
+        if found is None or not used:
+            return Startup.model_validate(ours)
+        # Ranks are alike: the card with least memory decides how much each of them takes.
+        card = min((card_of(each) for each in used), key=lambda card: card.usable_gib or 0.0)
+        ours |= {"gpu": used[0].name, "usable_gib": card.usable_gib}
+        return found.model_copy(update=ours)
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from gearshift.data import DATA
+from gearshift.gpu import GPU
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ def find_card(name: str) -> Card:
                 usable = from_nameplate(size)
             return Card(known, usable or row["usable_gib"], row["capability"])
     return Card(name, from_nameplate(size) if size else None)
+
+
+def card_of(gpu: GPU) -> Card:
+    """The kind of a GPU that is there; of an unknown one what its driver tells, less its own."""
+    card, total = find_card(gpu.name or ""), gpu.memory_total_bytes
+    return replace(card, usable_gib=card.usable_gib or (total and 0.98 * total / (1 << 30)))
 
 
 def from_nameplate(gib: float) -> float:

@@ -20,6 +20,21 @@ _BLOCK = 16  # tokens, on most GPUs
 
 
 @dataclass(frozen=True)
+class Correction:
+    """What an earlier start-up on the same GPU showed of the formula's error.
+
+    Attributes:
+        overhead_gib: To be added, on each GPU.
+        weights: Real by predicted; 1 unless it was the same model.
+        cache: The same of the bytes that a token takes.
+    """
+
+    overhead_gib: float
+    weights: float = 1.0
+    cache: float = 1.0
+
+
+@dataclass(frozen=True)
 class Setup:
     """How a model is to be served; `None` leaves it to vLLM.
 
@@ -39,6 +54,7 @@ class Setup:
     enforce_eager: bool = False
     version: str | None = None
     card: Card | None = None
+    correction: Correction = Correction(0.0)
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,7 @@ def kv_bytes(shape: Geometry, setup: Setup) -> tuple[int, int]:
     else:
         heads = max(1, shape.kv_heads // setup.tensor_parallel)
         each = 2 * heads * shape.head_dim * size
+    each = round(each * setup.correction.cache)
     caching = shape.full_layers + shape.sliding_layers
     return each, each * math.ceil(caching / setup.pipeline_parallel)
 
@@ -149,7 +166,8 @@ def plan(shape: Geometry, setup: Setup) -> Fit:
     """Works out what fits."""
     each, per_token = kv_bytes(shape, setup)
     length = setup.max_model_len or shape.max_len or 2048
-    weights, overhead = weights_gib(shape, setup), overhead_gib(shape, setup)
+    weights = weights_gib(shape, setup) * setup.correction.weights
+    overhead = max(0.0, overhead_gib(shape, setup) + setup.correction.overhead_gib)
     reasons = []
     available = None
     if setup.usable_gib is not None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gearshift.engine import environment
-from gearshift.engine.cards import Card, find_card, from_nameplate
-from gearshift.engine.fit import GIB, Fit, Setup, plan, smallest
+from gearshift.engine.cards import Card, card_of, find_card, from_nameplate
+from gearshift.engine.fit import Fit, Setup, plan, smallest
 from gearshift.engine.geometry import Geometry, legal_tensor_parallel, read_geometry
 from gearshift.engine.launch import Launch, command, make_launch
 from gearshift.engine.layouts import Layout, for_latency, for_throughput
-from gearshift.engine.models import find_model
+from gearshift.engine.learned import correction, nearest, recall
+from gearshift.engine.sources import find_source
+from gearshift.engine.startup_log import Startup
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
 from gearshift.settings import Settings
@@ -31,6 +32,7 @@ class Question:
         gpu_gib: The memory of each GPU, instead of its kind.
         gpus: How many there are.
         parameters: Of the model, where its configuration does not tell.
+        earlier: A start-up on such a GPU, to learn from; else the nearest that was seen here.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Question:
     enforce_eager: bool = False
     version: str | None = None
     parameters: float | None = None
+    earlier: Startup | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Forecast:
         throughput: The same for many answers at once.
         launch: The start of a server with this setup.
         command: vLLM's for it.
+        learned: The start-up that the figures were corrected with, if there was one.
     """
 
     fit: Fit
@@ -76,6 +80,7 @@ class Forecast:
     throughput: Layout | None
     launch: Launch
     command: list[str]
+    learned: Startup | None
 
 
 def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ()) -> Forecast:
@@ -84,7 +89,8 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     Raises:
         EngineError: the model's shape is not known, or contradicts itself.
     """
-    config, source = _config(question.model, settings)
+    source = find_source(question.model, settings)
+    config, serves = source.config, source.serves
     shape = read_geometry(config, question.parameters, question.quantization, question.dtype)
     card = _card(question, here)
     legal = legal_tensor_parallel(shape, max(_LARGEST_GROUP, question.gpus or 1))
@@ -102,9 +108,12 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
         version=question.version,
         card=card,
     )
+    setup, learned = _corrected(setup, serves, settings, question.earlier)
     found = plan(shape, setup)
+    if source.note:
+        found = replace(found, reasons=(*found.reasons, source.note))
     fewest = smallest(shape, setup) if found.fits is False else None
-    launch = _launch(source, setup, question)
+    launch = _launch(serves, setup, question)
     start = command(launch, environment.python(settings))
     gpus = question.gpus or size * stages
     return Forecast(
@@ -118,6 +127,7 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
         for_throughput(shape, setup, gpus),
         launch,
         start,
+        learned,
     )
 
 
@@ -132,8 +142,27 @@ def _quantizations(config: dict[str, Any], question: Question, setup: Setup) -> 
     return tuple(method for method, shape in shapes.items() if plan(shape, setup).fits)
 
 
+def _corrected(
+    setup: Setup, model: str, settings: Settings, earlier: Startup | None = None
+) -> tuple[Setup, Startup | None]:
+    """The setup with what a start-up showed; without, where none says anything about it."""
+    startup = earlier or nearest(recall(settings), setup, model)
+    if startup is None or startup.model is None or setup.usable_gib is None:
+        return setup, None
+    same = startup.model.lower() == model.lower()
+    try:
+        config = find_source(startup.model, settings).config
+        version = setup.version or startup.version  # the same machine has the same vLLM
+        found = correction(startup, config, setup, same)
+    except EngineError:  # its model is gone, or has changed
+        if earlier is not None:
+            raise
+        return setup, None
+    return replace(setup, version=version, correction=found), startup
+
+
 def of_launch(
-    launch: Launch, config: dict[str, Any], gpus: tuple[GPU, ...]
+    launch: Launch, config: dict[str, Any], gpus: tuple[GPU, ...], settings: Settings
 ) -> tuple[Fit, Setup | None]:
     """What a start would leave on these GPUs, and the setup with the fewest that would do.
 
@@ -156,30 +185,9 @@ def of_launch(
         enforce_eager=bool(launch.enforce_eager),
         card=card,
     )
+    setup, _ = _corrected(setup, launch.model, settings)
     found = plan(shape, setup)
     return found, smallest(shape, setup, most=_LARGEST_GROUP) if found.fits is False else None
-
-
-def _config(model: str, settings: Settings) -> tuple[dict[str, Any], str]:
-    """The configuration, and what `serve` would be given."""
-    path = Path(model).expanduser()
-    if path.is_file():
-        try:
-            config = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError) as wrong:
-            raise EngineError(
-                "model", f"{path} cannot be read: {wrong}", "give a config.json"
-            ) from None
-        if not isinstance(config, dict):
-            raise EngineError(
-                "model", f"{path} is not a model's configuration", "give a config.json"
-            )
-        return config, str(path.absolute().parent)
-    found = find_model(model, settings)
-    if found.config is None:
-        problem = found.problem or f"the shape of {found.source} is not known here"
-        raise EngineError("model", problem, "give its config.json, or the folder that has it")
-    return found.config, found.source
 
 
 def _card(question: Question, here: tuple[GPU, ...]) -> Card | None:
@@ -188,12 +196,6 @@ def _card(question: Question, here: tuple[GPU, ...]) -> Card | None:
     if question.gpu_gib is not None:
         return Card("", from_nameplate(question.gpu_gib))
     return card_of(here[0]) if here else None
-
-
-def card_of(gpu: GPU) -> Card:
-    """The kind of a GPU that is there; of an unknown one what its driver tells, less its own."""
-    card, total = find_card(gpu.name or ""), gpu.memory_total_bytes
-    return replace(card, usable_gib=card.usable_gib or (total and 0.98 * total / GIB))
 
 
 def _ranks(question: Question, legal: list[int]) -> tuple[int, int]:

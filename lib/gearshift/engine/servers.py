@@ -6,11 +6,9 @@ anybody looks.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -22,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gearshift.engine.launch import Launch, command, environment, shown
+from gearshift.engine.learned import usual_seconds
 from gearshift.engine.processes import alive, boot_id, processors, send, writers_of
 from gearshift.engine.records import LIVING, Failure, Place, Record, State, all_records
 from gearshift.engine.redact import secrets
@@ -54,7 +53,7 @@ def new_record(
         restart=restart,
         boot=boot_id(),
         started=time.time(),
-        estimate_s=_estimate(settings, launch.model),
+        estimate_s=usual_seconds(settings, launch.model),
     )
 
 
@@ -289,13 +288,3 @@ def _one_at_a_time(place: Place) -> Iterator[None]:
 def _name(launch: Launch) -> str:
     plain = launch.served_names[0].rpartition("/")[2].lower()
     return f"{re.sub(r'[^a-z0-9]+', '-', plain).strip('-') or 'model'}-{launch.port}"
-
-
-def _estimate(settings: Settings, model: str) -> float | None:
-    """Seconds that the last starts of the model took here."""
-    seconds: list[float] = []
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        text = (settings.home_dir / "servers" / "startups.jsonl").read_text("utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
-        seconds = [float(row["seconds"]) for row in rows if row["model"] == model]
-    return statistics.median(seconds[-5:]) if seconds else None

@@ -65,11 +65,15 @@ class EngineCore(Role):
         length = max_model_len(self.option("max-model-len", ""))
         concurrency = BLOCKS / ceil(length / BLOCK_SIZE)
         size = int(concurrency * length)
+        if self.plays.measures:
+            weights, available, size = self.plays.measures
+            self.log("gpu_model_runner.py:5020", f"Model loading took {weights} GiB memory and 3 s")
+            self.log("gpu_worker.py:462", f"Available KV cache memory: {available} GiB")
         self.say(
             0.1,
             (
                 "kv_cache_utils.py:2327",
-                f"CPU KV cache size: {size:,} tokens, "
+                f"{'GPU' if self.plays.measures else 'CPU'} KV cache size: {size:,} tokens, "
                 f"Maximum concurrency for {length:,} tokens per request: {concurrency:.2f}x",
             ),
             (

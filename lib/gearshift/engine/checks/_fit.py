@@ -21,7 +21,7 @@ def check_fit(plan: Plan) -> Check:
     if not gpus:
         return unknown("fit", "the GPUs' memory is not known")
     try:
-        found, fewest = of_launch(plan.launch, plan.model.config, tuple(gpus))
+        found, fewest = of_launch(plan.launch, plan.model.config, tuple(gpus), plan.settings)
     except EngineError as wrong:
         return unknown("fit", wrong.message, wrong.hint)
     if found.fits is None or found.available_kv_gib is None:
