@@ -182,3 +182,41 @@ def test_real_start_ups_are_foreseen(row):
         ),
     )
     assert found.available_kv_gib == pytest.approx(row["available_kv_gib"], rel=0.15)
+
+
+AWQ = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {
+    "group_0": {"weights": {"num_bits": 4, "group_size": 128}}}}  # fmt: skip
+ATTENTION = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "plain"),
+    [
+        (["lm_head"], 0),
+        (["lm_head", "re:.*self_attn.*"], ATTENTION),
+        ([f"model.layers.{n}.self_attn.q_proj" for n in range(8)], ATTENTION / 4),
+    ],
+)
+def test_what_a_checkpoint_leaves_as_it_is_keeps_its_size(ignored, plain):
+    shape = read_geometry(LLAMA | {"quantization_config": AWQ | {"ignore": ignored}})
+    assert shape.plain == pytest.approx(2 * 128256 * 4096 + plain)
+    packed = (shape.parameters - shape.plain) * (4 + 20 / 128) / 8
+    found = fit.weights_gib(shape, fit.Setup(None))
+    assert found == pytest.approx((packed + 2 * shape.plain) / fit.GIB)
+
+
+@pytest.mark.parametrize(
+    ("told", "named", "version", "size"),
+    [
+        ({"kv_cache_scheme": {"num_bits": 8, "type": "float"}}, None, "0.32.0", 65536),
+        ({"kv_cache_quant_algo": "FP8"}, None, None, 65536),
+        ({"quantization": {"kv_cache_quant_algo": "NVFP4"}}, "auto", None, 131072 * 9 // 32),
+        ({"kv_cache_quant_algo": "FP8"}, "bfloat16", None, 131072),
+        ({"kv_cache_quant_algo": "FP8"}, None, "0.10.0", 131072),
+        ({"kv_cache_scheme": None}, None, None, 131072),
+    ],
+)
+def test_a_checkpoint_may_tell_the_type_of_the_kv_cache(told, named, version, size):
+    shape = read_geometry(LLAMA | {"quantization_config": {"quant_method": "modelopt"} | told})
+    setup = fit.Setup(None, kv_cache_dtype=named, version=version)
+    assert fit.plan(shape, setup).kv_bytes_per_token == size

@@ -17,6 +17,8 @@ from gearshift.engine.geometry import Geometry, legal_tensor_parallel, why_not_t
 
 GIB = 1 << 30
 _BLOCK = 16  # tokens, on most GPUs
+_NVFP4 = 4.5 / 8  # bytes, with a scale for 16 values
+_READS_KV_SCHEME = Version("0.12")  # takes the KV cache's type from the checkpoint
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,18 @@ class Fit:
 
 def kv_bytes(shape: Geometry, setup: Setup) -> tuple[int, int]:
     """Bytes that a token takes in one layer's cache on one GPU, and in all layers of a stage."""
-    size = 1 if "8" in (setup.kv_cache_dtype or "") else shape.weight_bytes
+    kind = setup.kv_cache_dtype or "auto"
+    if kind == "auto" and shape.quantization and _version(setup.version) >= _READS_KV_SCHEME:
+        kind = shape.quantization.kv_cache or kind
+    size = _NVFP4 if "fp4" in kind else 1 if "8" in kind else shape.weight_bytes
     if shape.latent is not None:
-        each = shape.latent * size
+        each: float = shape.latent * size
     else:
         heads = max(1, shape.kv_heads // setup.tensor_parallel)
         each = 2 * heads * shape.head_dim * size
-    each = round(each * setup.correction.cache)
+    whole = round(each * setup.correction.cache)
     caching = shape.full_layers + shape.sliding_layers
-    return each, each * math.ceil(caching / setup.pipeline_parallel)
+    return whole, whole * math.ceil(caching / setup.pipeline_parallel)
 
 
 def weights_gib(shape: Geometry, setup: Setup) -> float:
@@ -105,12 +110,8 @@ def weights_gib(shape: Geometry, setup: Setup) -> float:
     quantization = shape.quantization
     if quantization is None:
         return total * shape.weight_bytes / ranks / GIB
-    plain = min(float(shape.embedding_parameters), total)
-    if "mxfp4" in quantization.method and shape.experts:
-        sparse = 3 * shape.hidden * shape.experts * shape.expert_intermediate
-        plain = max(plain, total - (shape.layers - shape.dense_layers) * sparse)
-    packed = (total - plain) * quantization.bytes_per_weight
-    return (packed + plain * shape.weight_bytes) / ranks / GIB
+    packed = (total - shape.plain) * quantization.bytes_per_weight
+    return (packed + shape.plain * shape.weight_bytes) / ranks / GIB
 
 
 def overhead_gib(shape: Geometry, setup: Setup) -> float:

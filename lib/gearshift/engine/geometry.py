@@ -6,8 +6,9 @@ Keys that a file leaves out are taken as transformers takes them (`data/config-d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -36,11 +37,13 @@ class Quantization:
         method: As vLLM calls it.
         bits: Of each quantized weight, its share of the scales not included.
         group: How many weights share a scale along the input; `None` for none or unknown.
+        kv_cache: What `auto` means for the KV cache, where the checkpoint tells: `fp8`, `nvfp4`.
     """
 
     method: str
     bits: int
     group: int | None = None
+    kv_cache: str | None = None
 
     @property
     def bytes_per_weight(self) -> float:
@@ -61,6 +64,7 @@ class Geometry:
         dense_layers: Layers without experts, in a model that has some.
         weight_bytes: Of one weight that is not quantized.
         parameters: All of them; from the shape where nobody says.
+        plain: Those that stay as they are in a quantized checkpoint.
     """
 
     layers: int
@@ -85,12 +89,8 @@ class Geometry:
     weight_bytes: int
     quantization: Quantization | None
     parameters: float
+    plain: float
     model_type: str
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Those of the token embedding and the output, which are mostly not quantized."""
-        return self.vocab * self.hidden * (1 if self.tied else 2)
 
 
 @lru_cache(maxsize=1)
@@ -168,10 +168,13 @@ def read_geometry(
         weight_bytes=4 if dtype in ("float32", "float") else 2,
         quantization=_quantization(config, flat, quantization),
         parameters=0.0,
+        plain=0.0,
         model_type=str(flat.get("model_type", "")),
     )
-    counted = parameters or _counted(config, flat) or _count(found, config)
-    return Geometry(**(found.__dict__ | {"parameters": float(counted)}))
+    parts = _parts(found, config)
+    counted = float(parameters or _counted(config, flat) or sum(parts.values()))
+    plain = sum(parts[part] * share for part, share in _plain_shares(config, flat, layers).items())
+    return replace(found, parameters=counted, plain=min(plain, counted))
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +246,18 @@ def _quantization(
     if not isinstance(group, int) or group <= 0:
         group = 128 if bits == 4 and method in _GROUPED else 32 if "mxfp4" in text else None
         group = 16 if "nvfp4" in text else group
-    return Quantization(method, bits, group)
+    return Quantization(method, bits, group, _kv_cache(told))
+
+
+def _kv_cache(told: Mapping[str, Any]) -> str | None:
+    """As vLLM's `resolve_kv_cache_dtype_string` and its attention layer take it."""
+    inner = told.get("quantization")
+    inner = inner if isinstance(inner, Mapping) else {}
+    scheme = told.get("kv_cache_scheme") or inner.get("kv_cache_scheme")
+    if isinstance(scheme, Mapping):
+        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
+    named = str(told.get("kv_cache_quant_algo") or inner.get("kv_cache_quant_algo") or "").lower()
+    return named if named in ("fp8", "nvfp4") else None
 
 
 def _counted(config: Mapping[str, Any], flat: Mapping[str, Any]) -> float | None:
@@ -251,8 +265,8 @@ def _counted(config: Mapping[str, Any], flat: Mapping[str, Any]) -> float | None
     return float(value) if isinstance(value, (int, float)) and value > 0 else None
 
 
-def _count(shape: Geometry, config: Mapping[str, Any]) -> float:
-    """The parameters that a model of that shape has, its vision tower included."""
+def _parts(shape: Geometry, config: Mapping[str, Any]) -> dict[str, float]:
+    """The parameters of a model of that shape by what they are for."""
     hidden, heads, width = shape.hidden, shape.heads, shape.head_dim
     if mla := shape.mla:
         asked = heads * (mla["qk_nope_head_dim"] + mla["qk_rope_head_dim"])
@@ -264,11 +278,49 @@ def _count(shape: Geometry, config: Mapping[str, Any]) -> float:
     else:
         attention = 2 * hidden * heads * width + 2 * hidden * shape.kv_heads * width
     matrices = 2 if shape.model_type in _TWO_MATRICES else 3
-    dense = matrices * hidden * shape.intermediate
-    sparse = 3 * hidden * (shape.experts * shape.expert_intermediate + shape.shared_intermediate)
-    sparse += hidden * shape.experts
-    total = shape.embedding_parameters + shape.layers * attention + shape.dense_layers * dense
-    return total + (shape.layers - shape.dense_layers) * sparse + _vision_parameters(config)
+    sparse = shape.layers - shape.dense_layers
+    return {
+        "embedding": shape.vocab * hidden * (1 if shape.tied else 2),
+        "attention": shape.layers * attention,
+        "dense": shape.dense_layers * matrices * hidden * shape.intermediate,
+        "experts": sparse * 3 * hidden * shape.experts * shape.expert_intermediate,
+        "shared": sparse * 3 * hidden * shape.shared_intermediate,
+        "router": sparse * hidden * shape.experts,
+        "vision": _vision_parameters(config),
+    }
+
+
+_LEFT_ALONE = {
+    "attention": re.compile(r"attn|attention|mixer"),
+    "shared": re.compile(r"shared_?expert"),
+    "dense": re.compile(r"\bmlp\b(?!.*expert)"),
+    "vision": re.compile(r"visual|vision"),
+}
+"""How lists of what is not quantized call a model's parts."""
+_LAYER = re.compile(r"layers\\?\.(\d+)\\?\.")
+
+
+def _plain_shares(
+    config: Mapping[str, Any], flat: Mapping[str, Any], layers: int
+) -> dict[str, float]:
+    """Which share of each part a quantized checkpoint leaves as it is."""
+    told = config.get("quantization_config") or flat.get("quantization_config")
+    told = told if isinstance(told, Mapping) else {}
+    shares = {"embedding": 1.0, "router": 1.0}
+    names: list[str] = []
+    for key in ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"):
+        value = told.get(key)
+        names += [str(name) for name in value] if isinstance(value, list) else []
+    if "mxfp4" in str(told.get("quant_method")):
+        shares |= {"attention": 1.0, "dense": 1.0}  # the experts alone, as in gpt-oss
+    for part, pattern in _LEFT_ALONE.items():
+        matching = [name for name in names if pattern.search(name)]
+        numbered = [_LAYER.search(name) for name in matching]
+        if any(found is None for found in numbered):
+            shares[part] = 1.0
+        elif matching:
+            shares[part] = min(1.0, len({found[1] for found in numbered if found}) / layers)
+    return shares
 
 
 _TWO_MATRICES = {
