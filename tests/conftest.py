@@ -38,6 +38,8 @@ def home(tmp_path, monkeypatch):
     # Nothing listens there, whatever runs on this machine.
     monkeypatch.setenv("OLLAMA_BASE_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("VLLM_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    # What a test says of a model must not depend on whether the Hub can be reached.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _forget()
     yield folder
     _forget()

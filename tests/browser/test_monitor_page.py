@@ -58,7 +58,7 @@ def test_gpus_and_engine_are_shown_and_said_in_words(workbench, visit, busy_vllm
     expect(command).to_contain_text("gearshift serve HuggingFaceTB/SmolLM2-135M-Instruct --gpus=0")
     expect(command).to_contain_text("--gpu-memory-utilization=0.2")
     would_fit(page, "nobody/knows-this")
-    expect(page.get_by_text("give its config.json")).to_be_visible()
+    expect(page.get_by_text("give the model's config.json")).to_be_visible()
 
 
 def would_fit(page, model):

@@ -24,4 +24,4 @@ def test_what_fits_is_worked_out_and_pictured(workbench, visit):
     choose(page, "Model", "smollm2:135m")
     expect(page.get_by_text("Tensor parallel can be 1, 3")).to_be_visible()
     choose(page, "Model", "nobody/knows-this")
-    expect(page.get_by_text("give its config.json")).to_be_visible()
+    expect(page.get_by_text("give the model's config.json")).to_be_visible()
