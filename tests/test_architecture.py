@@ -19,6 +19,7 @@ ORDER = [
     "gpu",
     "engine",
     "doctor",
+    "migrate",
     "cli",
 ]
 """Each part imports only what stands before it."""

@@ -4,7 +4,7 @@ from gearshift.providers._base import BaseLLMService
 from gearshift.providers._factory import LLMServiceFactory
 from gearshift.providers._fallback import Failure, Fallback, Started, breaker, chain
 from gearshift.providers._loop import background_loop, on_loop, run, submit
-from gearshift.providers._model_map import counterparts
+from gearshift.providers._model_map import counterparts, same_model
 from gearshift.providers._watch import Look, Watch
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "counterparts",
     "on_loop",
     "run",
+    "same_model",
     "submit",
 ]

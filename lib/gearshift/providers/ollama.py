@@ -211,7 +211,7 @@ class OllamaService(BaseLLMService):
 
     async def _context_length(self, model: str) -> int | None:
         """The model's own context from `/api/show`, but no more than Ollama should allocate."""
-        answer = await (await self._endpoint()).ask("/api/show", {"model": model}, model)
+        answer = await self._show(model)
         facts = answer.get("model_info")
         for name, value in (facts if isinstance(facts, dict) else {}).items():
             if str(name).endswith(".context_length") and (length := as_count(value)):
@@ -251,6 +251,17 @@ class OllamaService(BaseLLMService):
             ProviderError: it does not say.
         """
         return await on_loop(self._loaded())
+
+    async def show(self, model: str) -> dict[str, Any]:
+        """All that `/api/show` tells of a model: its Modelfile and `model_info` among it.
+
+        Raises:
+            ProviderError: it does not say.
+        """
+        return await on_loop(self._show(model))
+
+    async def _show(self, model: str) -> dict[str, Any]:
+        return await (await self._endpoint()).ask("/api/show", {"model": model}, model)
 
     async def _loaded(self) -> list[LoadedModel]:
         rows = (await (await self._endpoint()).ask("/api/ps")).get("models")

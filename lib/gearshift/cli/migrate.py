@@ -1,0 +1,179 @@
+"""`gearshift migrate …`: from Ollama to vLLM, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gearshift.cli._report import JSON, out, print_json, reporting
+from gearshift.errors import EngineError
+from gearshift.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from gearshift.migrate.inventory import Item
+    from gearshift.migrate.plan import Move
+
+app = typer.Typer(help="Move from Ollama to vLLM, with proof.", no_args_is_help=True)
+
+MODELFILE = Annotated[
+    list[Path] | None,
+    typer.Option(help="A Modelfile, in place of a running Ollama; may be given several times."),
+]
+
+
+def _items(modelfiles: list[Path] | None, settings: Settings) -> list[Item]:
+    from gearshift.migrate.inventory import of_files, of_ollama
+
+    return of_files(modelfiles) if modelfiles else of_ollama(settings)
+
+
+@app.command()
+def inventory(modelfile: MODELFILE = None, as_json: JSON = False) -> None:
+    """List what there is to move: models, and what they are made of."""
+    with reporting(as_json):
+        rows = [_item_row(item) for item in _items(modelfile, load_settings())]
+        if as_json:
+            print_json({"models": rows})
+            return
+        for row in rows:
+            _show_item(row)
+        if not rows:
+            out.print("Ollama has no model. Next: ollama pull mistral")
+
+
+def _item_row(item: Item) -> dict[str, Any]:
+    file = item.modelfile
+    return {
+        "name": item.name,
+        "from": item.base,
+        "parameters": [list(pair) for pair in file.parameters],
+        "system": file.last("system"),
+        "template": file.last("template"),
+        "messages": [{"role": role, "content": text} for role, text in file.messages],
+        "adapters": file.all("adapter"),
+        "licenses": len(file.all("license")),
+        "valid": file.error is None and item.problem is None,
+        "error": file.error or item.problem,
+        "architecture": item.architecture,
+        "parameter_count": item.parameter_count,
+        "quantization": item.quantization,
+        "context_length": item.context,
+        "size_bytes": item.size_bytes,
+        "loaded": item.loaded,
+        "default": item.default,
+        "embeds": item.embeds,
+    }
+
+
+def _show_item(row: dict[str, Any]) -> None:
+    out.print(row["name"], style="bold", markup=False)
+    if row["error"]:
+        out.print(f"  Ollama rejects it: {row['error']}", style="red", markup=False)
+        return
+    facts = [
+        row["architecture"],
+        row["parameter_count"] and f"{row['parameter_count'] / 1e9:.2f}B parameters",
+        row["quantization"],
+        row["context_length"] and f"context {row['context_length']:,}",
+        row["size_bytes"] and f"{row['size_bytes'] / 1e9:.1f} GB",
+        "in memory" if row["loaded"] else None,
+        "chats go to it" if row["default"] else None,
+    ]
+    out.print("  " + ", ".join(fact for fact in facts if fact), markup=False)
+    out.print(f"  from {row['from']}", markup=False, soft_wrap=True)
+    for name, value in row["parameters"]:
+        out.print(f"  {name} {value!r}", markup=False)
+    for name in ("system", "template"):
+        if row[name]:
+            out.print(f"  {name}: {len(row[name])} characters", markup=False)
+    for name in ("messages", "adapters"):
+        if row[name]:
+            out.print(f"  {name}: {len(row[name])}", markup=False)
+
+
+@app.command()
+def plan(
+    model: Annotated[str | None, typer.Argument(help="One model of Ollama's; else all.")] = None,
+    modelfile: MODELFILE = None,
+    document: Annotated[
+        Path | None, typer.Option(help="Write the plan there, as Markdown to review.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Work out what each model becomes on vLLM, and each of its parameters."""
+    from gearshift import gpu as hardware
+    from gearshift.migrate.plan import document as as_document
+    from gearshift.migrate.plan import plan_move
+
+    if model is not None and modelfile:
+        raise typer.BadParameter("give a model or --modelfile, not both")
+    with reporting(as_json):
+        settings = load_settings()
+        items = _chosen(_items(modelfile, settings), model)
+        gpus = hardware.look().gpus
+        moves = [plan_move(item, settings, gpus) for item in items]
+        text = "\n".join(as_document(move) for move in moves)
+        if document is not None:
+            _write(document, text)
+        if as_json:
+            rows = [_move_row(move) for move in moves]
+            print_json(
+                {"models": rows, "mapping": [fate for row in rows for fate in row["mapping"]]}
+            )
+        elif document is not None:
+            out.print(f"the plan is in {document}", markup=False)
+        else:
+            out.print(text, markup=False, soft_wrap=True)
+
+
+def _chosen(items: list[Item], model: str | None) -> list[Item]:
+    if model is None:
+        return items
+    found = [i for i in items if model in (i.name, i.name.removesuffix(":latest"))]
+    if not found:
+        names = ", ".join(item.name for item in items) or "none"
+        raise EngineError("model", f"Ollama has no {model}", f"it has: {names}")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as problem:
+        raise EngineError(
+            "document", f"{path} cannot be written: {problem.strerror}", "name another file"
+        ) from None
+
+
+def _move_row(move: Move) -> dict[str, Any]:
+    weights, repository = move.weights, move.repository
+    return {
+        "name": move.item.name,
+        "valid": move.item.modelfile.error is None,
+        "error": move.item.modelfile.error,
+        "repository": repository.hub,
+        "doubt": repository.doubt or None,
+        "other_repositories": list(repository.others),
+        "quantization": {
+            "now": weights.now,
+            "nearest": weights.nearest,
+            "take": weights.take,
+            "why": weights.why,
+        },
+        "command": move.command,
+        "request_defaults": move.defaults,
+        "mapping": [
+            {
+                "model": move.item.name,
+                "parameter": fate.parameter,
+                "value": fate.value,
+                "becomes": fate.becomes,
+                "where": fate.where,
+                "gives": fate.gives,
+                "note": fate.note,
+            }
+            for fate in move.fates
+        ],
+    }

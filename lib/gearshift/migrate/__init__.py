@@ -1,0 +1,1 @@
+"""From Ollama to vLLM: what there is, what it becomes, the weights, the proof, the way back."""

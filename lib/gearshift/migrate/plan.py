@@ -1,0 +1,148 @@
+"""What a model of Ollama's becomes: its repository, quantization, server and request fields."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from gearshift.engine.export import serve_command
+from gearshift.engine.forecast import Question, forecast
+from gearshift.engine.launch import make_launch
+from gearshift.errors import EngineError
+from gearshift.gpu import GPU
+from gearshift.migrate.inventory import Item
+from gearshift.migrate.mapping import OLLAMA_DEFAULTS, Fate, fates, request_defaults
+from gearshift.migrate.repository import Repository, find_repository
+from gearshift.settings import Settings, port_of
+
+_BITS = re.compile(r"(?:IQ|Q|F|BF|MXFP|FP)(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """In which form the weights are to be served.
+
+    Attributes:
+        now: Ollama's quantization.
+        nearest: What comes nearest to it in quality: `awq`, `fp8`, or `None` for 16 bits.
+        take: What fits best on these GPUs.
+        why: The reason, in words.
+    """
+
+    now: str | None
+    nearest: str | None
+    take: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """The plan for one model.
+
+    Attributes:
+        command: The `gearshift serve …` for it; `None` where no repository is known.
+        defaults: The fields that requests have to carry.
+    """
+
+    item: Item
+    repository: Repository
+    weights: Weights
+    fates: list[Fate]
+    command: list[str] | None
+    defaults: dict[str, Any]
+
+
+def plan_move(item: Item, settings: Settings, gpus: tuple[GPU, ...] = ()) -> Move:
+    """Works out where a model goes; nothing is changed or started."""
+    repository = find_repository(item)
+    found = fates(item.modelfile, item.context)
+    length = next((f.gives for f in found if f.becomes == "--max-model-len"), None)
+    weights = _weights(item, repository, length, settings, gpus)
+    command = None
+    if repository.hub is not None:
+        launch = make_launch(
+            model=repository.hub,
+            served_names=(repository.hub, item.name) if not item.from_file else (repository.hub,),
+            max_model_len=length,
+            port=port_of(settings.vllm_base_url),
+        )
+        command = serve_command(launch)
+    return Move(item, repository, weights, found, command, request_defaults(found))
+
+
+def _weights(
+    item: Item,
+    repository: Repository,
+    length: int | None,
+    settings: Settings,
+    gpus: tuple[GPU, ...],
+) -> Weights:
+    bits = _BITS.search(item.quantization or "")
+    size = int(bits[1]) if bits else None
+    nearest = None if size is None or size >= 16 else "awq" if size <= 4 else "fp8"
+    now = item.quantization
+    if repository.hub is None:
+        return Weights(now, nearest, nearest, "what fits is not known without a repository")
+    if not gpus:
+        return Weights(now, nearest, nearest, "nearest to what it is now; no GPU was found to ask")
+    better = [None, "fp8", "awq"]
+    for method in better:
+        asked = Question(repository.hub, gpus=len(gpus), max_model_len=length, quantization=method)
+        try:
+            fits = forecast(asked, settings, gpus).fit.fits
+        except EngineError as wrong:
+            return Weights(now, nearest, nearest, wrong.message)
+        if fits is None:
+            return Weights(now, nearest, nearest, "whether it fits on these GPUs is not known")
+        if fits:
+            form = f"in {method}" if method else "in 16 bits"
+            return Weights(now, nearest, method, f"the best that fits here: {form}")
+    return Weights(now, nearest, None, "it fits on these GPUs in no form")
+
+
+def document(move: Move) -> str:
+    """The plan as Markdown, for a person to review."""
+    item, repository, weights = move.item, move.repository, move.weights
+    lines = [f"# {item.name}: from Ollama to vLLM", ""]
+    if item.modelfile.error:
+        return "\n".join([*lines, f"Ollama rejects this Modelfile: {item.modelfile.error}.", ""])
+    lines += [f"- Repository: {repository.hub or 'not known'}"]
+    if repository.doubt:
+        lines += [f"- **Doubt**: {repository.doubt}"]
+    if repository.others:
+        lines += [f"- It could also be: {', '.join(repository.others)}"]
+    form = weights.take or "16 bits"
+    lines += [f"- Weights: {weights.now or 'not told'} now, {form} on vLLM ({weights.why})", ""]
+    if move.command:
+        lines += ["```bash", shlex.join(move.command), "```", ""]
+    lines += ["## What becomes of each line", ""]
+    lines += ["| line | value | becomes | note |", "|---|---|---|---|"]
+    for each in move.fates:
+        goal = each.becomes or "nothing"
+        gives = "" if each.gives is None else f" = {each.gives}"
+        cells = (each.parameter, _short(each.value), f"{goal}{gives}", each.note)
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    if not move.fates:
+        lines.append("| (the Modelfile sets nothing) | | | |")
+    shown = json.dumps(move.defaults, ensure_ascii=False, indent=2)
+    lines += ["", "## What each request has to carry", "", "```json", shown, "```", ""]
+    set_here = {each.becomes for each in move.fates}
+    left = [name for name in OLLAMA_DEFAULTS if name not in set_here]
+    if left:
+        lines += [
+            f"The Modelfile leaves {', '.join(left)} to Ollama; so these are Ollama 0.9's.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _short(text: str, most: int = 60) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= most else one_line[: most - 1] + "…"
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<")
