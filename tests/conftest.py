@@ -5,12 +5,13 @@ import os
 
 import pytest
 
+from gearshift.engine import environment
 from gearshift.providers import LLMServiceFactory, breaker
 from gearshift.providers import _models as models_module
 from gearshift.rag import library
 from gearshift.rag.embedders import MiniLM
 from gearshift.settings import Settings, load_settings, variable_name
-from places import free_port
+from places import ROOT, free_port
 from scripted_server import ScriptedServer
 
 VARIABLES = [variable_name(field) for field in Settings.model_fields]
@@ -102,3 +103,12 @@ def real_ollama() -> str:
     if not url:
         pytest.skip("no real Ollama: start one and set OLLAMA_TEST_URL to its address")
     return url
+
+
+@pytest.fixture(scope="session")
+def engine_python():
+    """The Python of a real vLLM, where one can be had: `make test` installs it into `.engine`."""
+    settings = Settings(home=ROOT / ".engine", _env_file=None)
+    if not environment.installed(settings):
+        pytest.skip("no vLLM to test with: GEARSHIFT_HOME=.engine gearshift engine install")
+    return environment.python(settings)

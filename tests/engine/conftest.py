@@ -1,15 +1,11 @@
-"""A real vLLM, where one can be had: `make test` installs it into `.engine`."""
+"""vLLM's own parser of arguments."""
 
 import json
 import subprocess
 
 import pytest
 
-from gearshift.engine import environment
-from gearshift.settings import Settings, environment_for_vllm
-from places import ROOT
-
-ENGINE_HOME = ROOT / ".engine"
+from gearshift.settings import environment_for_vllm
 
 PARSE = """
 import json, sys
@@ -26,14 +22,6 @@ for line in sys.stdin:
     found = vars(parser.parse_args(json.loads(line)))
     print(json.dumps(found, default=repr), file=sys.__stderr__, flush=True)
 """
-
-
-@pytest.fixture(scope="session")
-def engine_python():
-    settings = Settings(home=ENGINE_HOME, _env_file=None)
-    if not environment.installed(settings):
-        pytest.skip("no vLLM to test with: GEARSHIFT_HOME=.engine gearshift engine install")
-    return environment.python(settings)
 
 
 @pytest.fixture(scope="session")

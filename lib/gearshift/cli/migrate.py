@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gearshift.cli._report import JSON, out, print_json, reporting
+from gearshift.cli._report import JSON, err, out, print_json, reporting
 from gearshift.errors import EngineError
 from gearshift.settings import Settings, load_settings
 
@@ -126,6 +129,60 @@ def plan(
             out.print(f"the plan is in {document}", markup=False)
         else:
             out.print(text, markup=False, soft_wrap=True)
+
+
+@app.command()
+def convert(
+    model: Annotated[str | None, typer.Argument(help="A model of Ollama's.")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="A GGUF file, in place of Ollama's.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder to make.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Make a checkpoint that vLLM serves of the very weights that Ollama has."""
+    from dataclasses import asdict
+
+    from gearshift.migrate.convert import convert as convert_file
+    from gearshift.migrate.convert import gguf_of
+
+    if model is None and gguf is None:
+        raise typer.BadParameter("give a model of Ollama's, or --gguf FILE")
+    with reporting(as_json):
+        settings = load_settings()
+        if gguf is None:
+            assert model is not None
+            (item,) = _chosen(_items(None, settings), model)[:1]
+            source, name = gguf_of(item), item.name
+        else:
+            source, name = gguf, model or gguf.stem
+        plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+        target = (output or settings.home_dir / "checkpoints" / plain).expanduser().absolute()
+        with _progress(as_json) as show:
+            found = convert_file(source, target, settings, show, model)
+        if as_json:
+            checks = [asdict(check) for check in found.checks]
+            print_json(
+                {"checkpoint": str(found.folder), "source": str(source), "checks": checks}
+                | {"ok": found.ok}
+            )
+            return
+        marks = {True: "✓", False: "✗", None: "?"}
+        for check in found.checks:
+            out.print(f"{marks[check.ok]} {check.name}: {check.message}", markup=False)
+        out.print(f"{found.folder}\n  next: gearshift serve {found.folder}", markup=False)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[str, float | None], None]]:
+    """A line on stderr that says what is done; nothing there for scripts."""
+    if as_json:
+        yield lambda words, share: None
+        return
+    with err.status("") as status:
+
+        def show(words: str, share: float | None) -> None:
+            status.update(words if share is None else f"{words} {share:.0%}")
+
+        yield show
 
 
 def _chosen(items: list[Item], model: str | None) -> list[Item]:

@@ -31,9 +31,12 @@ _KEPT_LINES = 12
 
 
 def run(
-    arguments: list[str], environment: Mapping[str, str], on_line: Callable[[str], None]
+    arguments: list[str],
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    what: str = "vLLM",
 ) -> None:
-    """Runs uv to its end, and hands its lines on.
+    """Runs uv to its end, and hands its lines on; `what` is being installed.
 
     Raises:
         EngineError: it failed (kinds `install`, `disk`), in uv's own words.
@@ -56,11 +59,11 @@ def run(
             last.append(line.strip())
             on_line(line.rstrip())
     if child.returncode != 0:
-        raise _failure(" ".join(line for line in last if line))
+        raise _failure(what, " ".join(line for line in last if line))
 
 
-def _failure(words: str) -> EngineError:
-    message = f"vLLM cannot be installed: {words}"
+def _failure(what: str, words: str) -> EngineError:
+    message = f"{what} cannot be installed: {words}"
     if "No space left" in words or "Disk quota" in words:
         return EngineError(
             "disk",

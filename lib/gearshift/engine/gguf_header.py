@@ -56,7 +56,10 @@ def read_header(path: Path) -> dict[str, Any]:
     names = {tensor.name for tensor in reader.tensors}
     config |= {
         "model_type": architecture.replace("moe", "_moe").replace("-", "_"),
-        "num_parameters": sum(int(tensor.n_elements) for tensor in reader.tensors),
+        # Factors of the position's rotation are computed, and stored all the same.
+        "num_parameters": sum(
+            int(tensor.n_elements) for tensor in reader.tensors if "rope_" not in tensor.name
+        ),
         "tie_word_embeddings": "output.weight" not in names,
     }
     config.setdefault("vocab_size", _vocabulary(reader))

@@ -263,6 +263,22 @@ class OllamaService(BaseLLMService):
     async def _show(self, model: str) -> dict[str, Any]:
         return await (await self._endpoint()).ask("/api/show", {"model": model}, model)
 
+    async def continue_text(self, model: str, text: str, tokens: int) -> tuple[str, int | None]:
+        """The likeliest continuation of a text without any template, and the text's tokens.
+
+        Raises:
+            ProviderError: it does not say.
+        """
+        return await on_loop(self._continue_text(model, text, tokens))
+
+    async def _continue_text(self, model: str, text: str, tokens: int) -> tuple[str, int | None]:
+        options = {"num_predict": tokens, "temperature": 0, "seed": 0}
+        payload = {"model": model, "prompt": text, "raw": True, "stream": False, "options": options}
+        answer = await (await self._endpoint()).ask(
+            "/api/generate", payload, model, self.budgets.first_token
+        )
+        return str(answer.get("response", "")), as_count(answer.get("prompt_eval_count"))
+
     async def _loaded(self) -> list[LoadedModel]:
         rows = (await (await self._endpoint()).ask("/api/ps")).get("models")
         return [

@@ -1,0 +1,102 @@
+"""Run by the Python that has vLLM: a GGUF file becomes a checkpoint, which is looked over.
+
+`python _convert_child.py SOURCE TARGET`: SOURCE is a folder with `model.gguf`. Progress goes to
+stderr, as transformers writes it; the last line of stdout is the report, as JSON. Imports nothing
+of ours: that Python does not have it.
+"""
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, there was a",
+    "def add(a, b):\n    return",
+    "Water boils at a temperature of",
+    "The opposite of hot is",
+    "1, 2, 3, 4,",
+    "Dear Sir or Madam,",
+    "The sun rises in the",
+]
+TEXTS = [
+    *PROMPTS,
+    "Hello, World! 12345 + 67.89 = ?",
+    "größer, naïve, señor, Ünïcödé",
+    "日本語のテキスト、中文文本, русский текст",
+    "emoji 👩‍💻🎉 and\ttabs\n\n  and   blanks ",
+    "https://example.org/a?b=c&d=%20 <tag attr='x'>",
+]
+LIKELIEST = 5
+
+
+def main(source: str, target: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    file = {"gguf_file": "model.gguf"}
+    tokenizer = AutoTokenizer.from_pretrained(source, **file)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **file
+    )
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    wrong_texts = [
+        text
+        for text in TEXTS
+        if tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) != text
+    ]
+    report = {
+        "elements": elements(Path(target)),
+        "other_tokens": other_tokens(tokenizer, f"{source}/model.gguf"),
+        "wrong_texts": wrong_texts,
+        "first_tokens": [first_tokens(model, tokenizer, prompt) for prompt in PROMPTS],
+        "counts": [[text, len(tokenizer.encode(text))] for text in TEXTS],
+    }
+    print("\n" + json.dumps(report), flush=True)
+
+
+def elements(folder: Path) -> int:
+    """How many numbers the saved tensors hold, by the headers of the files."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for size in tensor["shape"]:
+                    count *= size
+                total += count
+    return total
+
+
+def other_tokens(tokenizer: Any, file: str) -> int:
+    """How many numbers mean another token than they do in the GGUF file."""
+    import gguf
+
+    theirs = gguf.GGUFReader(file).fields["tokenizer.ggml.tokens"].contents()
+    ours = tokenizer.convert_ids_to_tokens(list(range(len(theirs))))
+    return sum(one != other for one, other in zip(theirs, ours, strict=True))
+
+
+def first_tokens(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
+    """The likeliest tokens after a prompt, each with its probability."""
+    import torch
+
+    with torch.inference_mode():
+        numbers = tokenizer(prompt, return_tensors="pt").input_ids
+        chances = torch.softmax(model(numbers).logits[0, -1].float(), -1)
+    values, ids = chances.topk(LIKELIEST)
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return {
+        "prompt": prompt,
+        "tokens": [[tokenizer.decode([one]), chance] for one, chance in pairs],
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,207 @@
+"""The weights that Ollama has become a checkpoint, or nothing is left behind."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import gguf
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from gearshift.cli import app
+from gearshift.errors import EngineError
+from gearshift.migrate import convert as converting
+from gearshift.migrate.convert import convert, gguf_of
+from gearshift.migrate.inventory import Item
+from gearshift.migrate.modelfile import parse
+from gearshift.providers._llama_server import weights
+
+MODEL = "smollm2:135m"
+
+
+def quiet(words, share):
+    """Nobody looks at the progress."""
+
+
+def test_the_weights_of_a_real_model_become_a_checkpoint(
+    engine_python, make_settings, home, monkeypatch
+):
+    url = os.environ.get("OLLAMA_TEST_URL")
+    changes = {"ollama_base_url": url} if url else {}
+    settings = make_settings(vllm_python=engine_python, **changes)
+    before = (weights().stat().st_mtime_ns, sorted(os.listdir(weights().parent)))
+    seen = []
+    target = home / "checkpoints" / "smollm2"
+    found = convert(
+        weights(), target, settings, lambda *told: seen.append(told), MODEL if url else None
+    )
+    assert {check.name: check.ok for check in found.checks} == {
+        "tensors": True, "vocabulary": True, "round trip": True,
+        **({"token counts": True, "first tokens": True} if url else {"first tokens": None}),
+    }  # fmt: skip
+    assert {"unpacking the weights", "writing the checkpoint"} <= {words for words, _ in seen}
+    assert any(share == 1.0 for _, share in seen)
+    names = {path.name for path in target.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
+    assert sorted(path.name for path in target.parent.iterdir()) == [".smollm2.lock", "smollm2"]
+    assert (weights().stat().st_mtime_ns, sorted(os.listdir(weights().parent))) == before
+    started = time.monotonic()
+    assert convert(weights(), target, settings, quiet) == found  # not done again
+    assert time.monotonic() - started < 10
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A GGUF file that is whole, and of no use."""
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_uint32("llama.block_count", 1)
+    writer.add_uint32("llama.embedding_length", 8)
+    writer.add_uint32("llama.attention.head_count", 1)
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("token_embd.weight", np.zeros((2, 8), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "small.gguf"
+
+
+REPORT = {
+    "elements": 16, "other_tokens": 0, "wrong_texts": [], "first_tokens": [],
+    "counts": [["a", 1]],
+}  # fmt: skip
+
+
+@pytest.fixture
+def child(tmp_path, make_settings, monkeypatch):
+    """Settings with a Python that does as it is told in place of the conversion."""
+    monkeypatch.setattr(converting, "add", lambda *_: tmp_path)
+
+    def make(code):
+        python = tmp_path / "python"
+        script = tmp_path / "script.py"
+        script.write_text(
+            f"import json, sys, time\nsource, target = sys.argv[2:]\n{code}\n", "utf-8"
+        )
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n', "utf-8")
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+        return make_settings(vllm_python=python)
+
+    return make
+
+
+def left(folder):
+    """What is there but locks."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_conversion_that_fails_leaves_nothing(child, small, tmp_path):
+    settings = child(
+        "open(target + '/model.safetensors', 'w').close()\n"
+        "print('Traceback ...')\n"
+        "sys.exit('ValueError: GGUF model with architecture foo is not supported yet.')"
+    )
+    (tmp_path / "out").mkdir()
+    with pytest.raises(EngineError, match="cannot unpack this kind of model") as failed:
+        convert(small, tmp_path / "out" / "new", settings, quiet)
+    assert "architecture foo" in failed.value.message
+    assert "migrate plan" in failed.value.hint
+    assert left(tmp_path / "out") == []
+
+
+def test_one_that_is_killed_says_what_is_likely(child, small, tmp_path):
+    settings = child("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(EngineError, match="want of memory"):
+        convert(small, tmp_path / "out" / "new", settings, quiet)
+    assert left(tmp_path / "out") == []
+
+
+def test_a_checkpoint_that_is_not_the_same_is_thrown_away(child, small, tmp_path):
+    settings = child(f"print(json.dumps({REPORT | {'elements': 15}}))")
+    with pytest.raises(EngineError, match="tensors: 15 numbers, 16 in the GGUF file"):
+        convert(small, tmp_path / "out" / "new", settings, quiet)
+    assert left(tmp_path / "out") == []
+
+
+def test_stopping_ends_the_work_and_leaves_nothing(child, small, tmp_path):
+    settings = child(
+        f"open({str(tmp_path / 'runs')!r}, 'w').close()\n"
+        "print('Loading weights:  50%', flush=True)\ntime.sleep(600)"
+    )
+
+    def stop(words, share):
+        if share == 0.5:
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        convert(small, tmp_path / "out" / "new", settings, stop)
+    assert time.monotonic() - started < 60
+    assert left(tmp_path / "out") == []
+
+
+def test_two_at_once_do_not_mix(child, small, tmp_path):
+    settings = child(f"time.sleep(2)\nprint(json.dumps({REPORT}))")
+    target = tmp_path / "out" / "new"
+    first = threading.Thread(target=convert, args=(small, target, settings, quiet))
+    first.start()
+    while not (tmp_path / "out" / ".new.part").exists():
+        time.sleep(0.01)
+    with pytest.raises(EngineError, match="somebody else is converting"):
+        convert(small, target, settings, quiet)
+    first.join()
+    assert left(tmp_path / "out") == ["new"]
+
+
+def test_what_is_there_already_is_not_touched(child, small, tmp_path):
+    settings = child(f"print(json.dumps({REPORT}))")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(EngineError, match="is not made from this file"):
+        convert(small, mine, settings, quiet)
+    assert left(mine) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("what", "how", "words"),
+    [
+        ("shutil", "disk_usage", "are needed, and"),
+        ("psutil", "virtual_memory", "unpacking needs"),
+    ],
+)
+def test_room_is_asked_for_before(child, small, tmp_path, monkeypatch, what, how, words):
+    settings = child("raise SystemExit('it was started')")
+    none = SimpleNamespace(free=0, available=0)
+    monkeypatch.setattr(getattr(converting, what), how, lambda *_: none)
+    with pytest.raises(EngineError, match=words):
+        convert(small, tmp_path / "out" / "new", settings, quiet)
+
+
+def test_weights_that_are_elsewhere_are_said(tmp_path):
+    def item(base):
+        return Item(MODEL, parse(f"FROM {base}\n".encode()))
+
+    with pytest.raises(EngineError, match="does not tell where"):
+        gguf_of(item("llama3"))
+    with pytest.raises(EngineError, match="it is not on this machine"):
+        gguf_of(item("/root/none/sha256-1"))
+    assert gguf_of(item(weights())) == weights()
+
+
+def test_the_command_needs_a_model_or_a_file(tmp_path, make_settings):
+    assert CliRunner().invoke(app, ["migrate", "convert"]).exit_code == 2
+    shutil.copy(weights(), tmp_path / "cut.gguf")
+    with (tmp_path / "cut.gguf").open("r+b") as file:
+        file.truncate(5_000_000)
+    found = CliRunner().invoke(
+        app, ["migrate", "convert", "--gguf", str(tmp_path / "cut.gguf"), "--json"]
+    )
+    assert found.exit_code == 1
+    assert "is no whole GGUF file" in json.loads(found.stdout)["error"]["message"]
