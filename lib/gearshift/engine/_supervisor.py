@@ -253,8 +253,9 @@ class Supervisor:
     def _ready(self) -> None:
         now = time.time()
         self._drain.starting = False
-        self._note(state=State.READY, ready=now, stage="", progress=None)
+        # First, so that whoever waited for the server plans with what it has shown.
         remember(self._settings, self._startup(now - self._record.started))
+        self._note(state=State.READY, ready=now, stage="", progress=None)
 
     def _startup(self, seconds: float) -> Startup:
         """What this start showed, for the next plan and for the time that the next one takes."""
