@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +116,10 @@ def plan(
         items = _chosen(_items(modelfile, settings), model)
         gpus = hardware.look().gpus
         moves = [plan_move(item, settings, gpus) for item in items]
+        for move in moves:
+            if move.template is not None:
+                move.template_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _write(move.template_file, move.template)
         text = "\n".join(as_document(move) for move in moves)
         if document is not None:
             _write(document, text)
@@ -142,7 +145,8 @@ def convert(
     from dataclasses import asdict
 
     from gearshift.migrate.convert import convert as convert_file
-    from gearshift.migrate.convert import gguf_of
+    from gearshift.migrate.inventory import gguf_of
+    from gearshift.migrate.plan import plain_name, translated
 
     if model is None and gguf is None:
         raise typer.BadParameter("give a model of Ollama's, or --gguf FILE")
@@ -152,22 +156,25 @@ def convert(
             assert model is not None
             (item,) = _chosen(_items(None, settings), model)[:1]
             source, name = gguf_of(item), item.name
+            template, note = translated(item)
         else:
             source, name = gguf, model or gguf.stem
-        plain = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
-        target = (output or settings.home_dir / "checkpoints" / plain).expanduser().absolute()
+            template, note = None, "it is the one in the GGUF file"
+        folder = settings.home_dir / "checkpoints" / plain_name(name)
+        target = (output or folder).expanduser().absolute()
         with _progress(as_json) as show:
-            found = convert_file(source, target, settings, show, model)
+            found = convert_file(source, target, settings, show, model, template)
         if as_json:
             checks = [asdict(check) for check in found.checks]
             print_json(
-                {"checkpoint": str(found.folder), "source": str(source), "checks": checks}
-                | {"ok": found.ok}
+                {"checkpoint": str(found.folder), "source": str(source), "ok": found.ok}
+                | {"checks": checks, "chat_template": note}
             )
             return
         marks = {True: "✓", False: "✗", None: "?"}
         for check in found.checks:
             out.print(f"{marks[check.ok]} {check.name}: {check.message}", markup=False)
+        out.print(f"chat template: {note}", markup=False)
         out.print(f"{found.folder}\n  next: gearshift serve {found.folder}", markup=False)
 
 
@@ -220,6 +227,8 @@ def _move_row(move: Move) -> dict[str, Any]:
             "why": weights.why,
         },
         "command": move.command,
+        "chat_template": move.template,
+        "chat_template_note": move.template_note,
         "request_defaults": move.defaults,
         "mapping": [
             {

@@ -36,7 +36,9 @@ _WINDOW_PATTERNS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4}
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What the header tells of the model's shape, and `num_parameters`, counted in its tensors.
+    """What the header tells of the model's shape.
+
+    `num_parameters` is counted in its tensors; `begin` is the token that every prompt begins with.
 
     Raises:
         EngineError: the file cannot be read, or is cut short (kind `model`).
@@ -63,6 +65,7 @@ def read_header(path: Path) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in names,
     }
     config.setdefault("vocab_size", _vocabulary(reader))
+    config["begin"] = _begin(reader, told)
     if pattern := _WINDOW_PATTERNS.get(architecture):
         config["sliding_window_pattern"] = pattern
     return config | _latent(config, own)
@@ -81,6 +84,18 @@ def _value(field: gguf.ReaderField) -> Any:
 def _vocabulary(reader: gguf.GGUFReader) -> int | None:
     tokens = reader.fields.get("tokenizer.ggml.tokens")
     return len(tokens.data) if tokens else None
+
+
+def _begin(reader: gguf.GGUFReader, told: Mapping[str, Any]) -> str:
+    """The token that llama.cpp puts in front of every prompt; empty if there is none."""
+    unigram = told.get("tokenizer.ggml.model") == "llama"
+    tokens, number = reader.fields.get("tokenizer.ggml.tokens"), told.get(_BEGIN)
+    if not told.get("tokenizer.ggml.add_bos_token", unigram) or tokens is None or number is None:
+        return ""
+    return str(tokens.contents(number)) if 0 <= number < len(tokens.data) else ""
+
+
+_BEGIN = "tokenizer.ggml.bos_token_id"
 
 
 def _latent(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

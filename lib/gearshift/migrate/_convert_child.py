@@ -1,6 +1,7 @@
 """Run by the Python that has vLLM: a GGUF file becomes a checkpoint, which is looked over.
 
-`python _convert_child.py SOURCE TARGET`: SOURCE is a folder with `model.gguf`. Progress goes to
+`python _convert_child.py SOURCE TARGET`: SOURCE is a folder with `model.gguf` and, if
+it is to have another, `chat_template.jinja`. Progress goes to
 stderr, as transformers writes it; the last line of stdout is the report, as JSON. Imports nothing
 of ours: that Python does not have it.
 """
@@ -29,6 +30,18 @@ TEXTS = [
     "emoji 👩‍💻🎉 and\ttabs\n\n  and   blanks ",
     "https://example.org/a?b=c&d=%20 <tag attr='x'>",
 ]
+CHATS = [
+    [{"role": "user", "content": "What is the capital of France?"}],
+    [
+        {"role": "system", "content": "Answer in one word."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ],
+    [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello! How can I help?"},
+        {"role": "user", "content": "Name three colours,\none a line."},
+    ],
+]
 LIKELIEST = 5
 
 
@@ -41,6 +54,9 @@ def main(source: str, target: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **file
     )
+    template = Path(source, "chat_template.jinja")
+    if template.is_file():
+        tokenizer.chat_template = template.read_text("utf-8")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     wrong_texts = [
@@ -53,9 +69,18 @@ def main(source: str, target: str) -> None:
         "other_tokens": other_tokens(tokenizer, f"{source}/model.gguf"),
         "wrong_texts": wrong_texts,
         "first_tokens": [first_tokens(model, tokenizer, prompt) for prompt in PROMPTS],
+        "chats": [[chat, count_chat(tokenizer, chat)] for chat in CHATS],
         "counts": [[text, len(tokenizer.encode(text))] for text in TEXTS],
     }
     print("\n" + json.dumps(report), flush=True)
+
+
+def count_chat(tokenizer: Any, chat: list[dict[str, str]]) -> int | None:
+    """How many tokens a chat has, as vLLM renders it; `None` if there is no template."""
+    if tokenizer.chat_template is None:
+        return None
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return len(tokenizer.encode(text, add_special_tokens=False))
 
 
 def elements(folder: Path) -> int:

@@ -26,9 +26,9 @@ from gearshift.engine.additions import add
 from gearshift.engine.gguf_header import read_header
 from gearshift.errors import EngineError, ProviderError
 from gearshift.migrate import _convert_child
-from gearshift.migrate.inventory import Item
 from gearshift.providers import run
 from gearshift.providers.ollama import OllamaService
+from gearshift.schemas import Message
 from gearshift.settings import Settings, environment_for_vllm
 
 _TOOLS = ("gguf==0.19.0", "accelerate==1.15.0")
@@ -68,43 +68,21 @@ class Checkpoint:
         return all(check.ok is not False for check in self.checks)
 
 
-def gguf_of(item: Item) -> Path:
-    """The file of a model in Ollama's store.
-
-    Raises:
-        EngineError: it is not on this machine, or cannot be read (kind `weights`).
-    """
-    files = [path for base in item.modelfile.all("from") if (path := Path(base)).is_absolute()]
-    if not files:
-        raise EngineError(
-            "weights",
-            f"Ollama does not tell where the weights of {item.name} are",
-            "give the file: gearshift migrate convert --gguf FILE",
-        )
-    path = files[0]  # a second one is the projector of a vision model
-    if not os.access(path, os.R_OK):
-        there = "you may not read it" if path.exists() else "it is not on this machine"
-        raise EngineError(
-            "weights",
-            f"{path} holds the weights of {item.name}, and {there}",
-            "run it where Ollama runs, as somebody who may read its models, or give --gguf FILE",
-        )
-    return path
-
-
 def convert(
     source: Path,
     target: Path,
     settings: Settings,
     on_progress: Callable[[str, float | None], None],
     model: str | None = None,
+    template: str | None = None,
 ) -> Checkpoint:
     """Converts a GGUF file; one that was converted before is returned as it is.
 
     Args:
         target: A folder that is not there yet, or that an earlier conversion has made.
         on_progress: Told what is done, in words, and how far that is (0 to 1).
-        model: What Ollama calls it, to compare with its first tokens; `None` for no comparison.
+        model: What Ollama calls it, to compare with it; `None` for no comparison.
+        template: The chat template in Jinja; `None` for the one in the GGUF file.
 
     Raises:
         EngineError: it cannot be converted (kinds `disk`, `memory`, `weights`, `convert`, `model`,
@@ -126,7 +104,7 @@ def convert(
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir()
-            report = _run(source, part, settings, on_progress)
+            report = _run(source, part, template, settings, on_progress)
             on_progress("comparing with Ollama", None)
             checks = _checks(report, header, source, model, settings)
             if wrong := [c for c in checks if c.name in _FATAL and c.ok is False]:
@@ -178,7 +156,11 @@ def _check_room(folder: Path, parameters: int) -> None:
 
 
 def _run(
-    source: Path, part: Path, settings: Settings, on_progress: Callable[[str, float | None], None]
+    source: Path,
+    part: Path,
+    template: str | None,
+    settings: Settings,
+    on_progress: Callable[[str, float | None], None],
 ) -> dict[str, Any]:
     """The child's report; it ends with us."""
     if settings.vllm_python is None and not engine.installed(settings):
@@ -192,6 +174,8 @@ def _run(
     shutil.rmtree(given, ignore_errors=True)
     given.mkdir()
     (given / "model.gguf").symlink_to(source.resolve())
+    if template is not None:
+        (given / "chat_template.jinja").write_text(template, "utf-8")
     variables = environment_for_vllm() | {
         "PYTHONPATH": str(tools), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
@@ -277,12 +261,26 @@ def _against_ollama(report: dict[str, Any], service: OllamaService, model: str) 
         likeliest, most = row["tokens"][0]
         same += told == likeliest
         near += chances.get(told, 0.0) >= _NEAR * most
+    chats = [
+        (
+            run(service.count_chat(model, [Message(m["role"], m["content"]) for m in chat])),
+            count,
+        )
+        for chat, count in report["chats"]
+    ]
+    same_chats = sum(theirs == ours for theirs, ours in chats)
     texts, prompts = len(report["counts"]), len(report["first_tokens"])
     return [
         Check(
             "token counts",
             same_count == texts,
             f"{same_count} of {texts} texts have as many tokens as in Ollama",
+        ),
+        Check(
+            "prompts",
+            same_chats == len(chats),
+            f"{same_chats} of {len(chats)} chats have as many tokens as in Ollama, by the chat "
+            "template of the checkpoint",
         ),
         Check(
             "first tokens",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gearshift.errors import ProviderError
+from gearshift.errors import EngineError, ProviderError
 from gearshift.migrate.modelfile import Modelfile, parse, read_modelfile
 from gearshift.providers import run, same_model
 from gearshift.providers.ollama import OllamaService
@@ -136,3 +137,27 @@ def _count(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def gguf_of(item: Item) -> Path:
+    """The file of a model in Ollama's store.
+
+    Raises:
+        EngineError: it is not on this machine, or cannot be read (kind `weights`).
+    """
+    files = [path for base in item.modelfile.all("from") if (path := Path(base)).is_absolute()]
+    if not files:
+        raise EngineError(
+            "weights",
+            f"Ollama does not tell where the weights of {item.name} are",
+            "give the file: gearshift migrate convert --gguf FILE",
+        )
+    path = files[0]  # a second one is the projector of a vision model
+    if not os.access(path, os.R_OK):
+        there = "you may not read it" if path.exists() else "it is not on this machine"
+        raise EngineError(
+            "weights",
+            f"{path} holds the weights of {item.name}, and {there}",
+            "run it where Ollama runs, as somebody who may read its models, or give --gguf FILE",
+        )
+    return path

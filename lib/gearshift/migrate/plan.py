@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gearshift.engine.export import serve_command
 from gearshift.engine.forecast import Question, forecast
+from gearshift.engine.gguf_header import read_header
 from gearshift.engine.launch import make_launch
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
-from gearshift.migrate.inventory import Item
-from gearshift.migrate.mapping import OLLAMA_DEFAULTS, Fate, fates, request_defaults
+from gearshift.migrate.chat_template import translate
+from gearshift.migrate.go_template import TemplateError
+from gearshift.migrate.inventory import Item, gguf_of
+from gearshift.migrate.mapping import OLLAMA_DEFAULTS, Fate, Where, fates, request_defaults
 from gearshift.migrate.repository import Repository, find_repository
 from gearshift.settings import Settings, port_of
 
@@ -45,6 +49,9 @@ class Move:
     Attributes:
         command: The `gearshift serve …` for it; `None` where no repository is known.
         defaults: The fields that requests have to carry.
+        template: The chat template in Jinja for Ollama's prompts; `None` for the model's own.
+        template_file: Where the command expects it.
+        template_note: Why it is, or is not, a translation.
     """
 
     item: Item
@@ -53,6 +60,9 @@ class Move:
     fates: list[Fate]
     command: list[str] | None
     defaults: dict[str, Any]
+    template: str | None
+    template_file: Path
+    template_note: str
 
 
 def plan_move(item: Item, settings: Settings, gpus: tuple[GPU, ...] = ()) -> Move:
@@ -61,16 +71,52 @@ def plan_move(item: Item, settings: Settings, gpus: tuple[GPU, ...] = ()) -> Mov
     found = fates(item.modelfile, item.context)
     length = next((f.gives for f in found if f.becomes == "--max-model-len"), None)
     weights = _weights(item, repository, length, settings, gpus)
+    template, note = translated(item, repository)
+    if template is None:
+        found = [_as_message(each) if each.parameter == "SYSTEM" else each for each in found]
+    file = settings.home_dir / "templates" / f"{plain_name(item.name)}.jinja"
     command = None
     if repository.hub is not None:
         launch = make_launch(
             model=repository.hub,
             served_names=(repository.hub, item.name) if not item.from_file else (repository.hub,),
             max_model_len=length,
+            chat_template=str(file) if template is not None else None,
             port=port_of(settings.vllm_base_url),
         )
         command = serve_command(launch)
-    return Move(item, repository, weights, found, command, request_defaults(found))
+    defaults = request_defaults(found)
+    return Move(item, repository, weights, found, command, defaults, template, file, note)
+
+
+def plain_name(name: str) -> str:
+    """A model's name as the name of a file."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def translated(item: Item, repository: Repository | None = None) -> tuple[str | None, str]:
+    """The chat template that gives Ollama's prompts, and what has to be said of it."""
+    file = item.modelfile
+    template = file.last("template")
+    if template is None:
+        return None, "the Modelfile has no TEMPLATE: the model's own is taken"
+    begin, doubt = "", ""
+    try:
+        shape = (repository or find_repository(item)).shape or {}
+        begin = str(shape["begin"] if "begin" in shape else read_header(gguf_of(item))["begin"])
+    except EngineError as unknown:
+        doubt = f"; whether a begin token comes first is not known ({unknown.message})"
+    try:
+        found = translate(template, file.last("system"), file.messages, begin)
+    except TemplateError as wrong:
+        note = f"the TEMPLATE cannot be translated ({wrong}): the model's own is taken, and differs"
+        return None, note
+    return found, f"translated from TEMPLATE, SYSTEM and MESSAGE; tools are left out{doubt}"
+
+
+def _as_message(each: Fate) -> Fate:
+    note = "requests have to begin with it: the model's own template does not have it"
+    return replace(each, becomes="messages", where=Where.REQUEST, note=note)
 
 
 def _weights(
@@ -116,6 +162,7 @@ def document(move: Move) -> str:
         lines += [f"- It could also be: {', '.join(repository.others)}"]
     form = weights.take or "16 bits"
     lines += [f"- Weights: {weights.now or 'not told'} now, {form} on vLLM ({weights.why})", ""]
+    lines[-1:] = [f"- Chat template: {move.template_note}", ""]
     if move.command:
         lines += ["```bash", shlex.join(move.command), "```", ""]
     lines += ["## What becomes of each line", ""]

@@ -21,6 +21,7 @@ from gearshift.schemas import (
     FinishReason,
     GenerationRequest,
     LoadedModel,
+    Message,
     ModelInfo,
     Usage,
 )
@@ -278,6 +279,26 @@ class OllamaService(BaseLLMService):
             "/api/generate", payload, model, self.budgets.first_token
         )
         return str(answer.get("response", "")), as_count(answer.get("prompt_eval_count"))
+
+    async def count_chat(self, model: str, messages: Sequence[Message]) -> int | None:
+        """How many tokens Ollama makes of a chat, its template and SYSTEM included.
+
+        Raises:
+            ProviderError: it does not say.
+        """
+        return await on_loop(self._count_chat(model, messages))
+
+    async def _count_chat(self, model: str, messages: Sequence[Message]) -> int | None:
+        payload = {
+            "model": model,
+            "messages": [message.as_dict() for message in messages],
+            "stream": False,
+            "options": {"num_predict": 1},
+        }
+        answer = await (await self._endpoint()).ask(
+            "/api/chat", payload, model, self.budgets.first_token
+        )
+        return as_count(answer.get("prompt_eval_count"))
 
     async def _loaded(self) -> list[LoadedModel]:
         rows = (await (await self._endpoint()).ask("/api/ps")).get("models")
