@@ -42,6 +42,7 @@ class SamplingParams:
     max_tokens: int | None = None
     seed: int | None = None
     stop: Sequence[str] = ()
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

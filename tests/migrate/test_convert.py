@@ -51,7 +51,7 @@ def test_the_weights_of_a_real_model_become_a_checkpoint(
     )  # fmt: skip
     with_ollama = {"token counts": True, "prompts": True, "first tokens": True}
     assert {check.name: check.ok for check in found.checks} == {
-        "tensors": True, "vocabulary": True, "round trip": True,
+        "tensors": True, "vocabulary": True, "round trip": True, "chat template": True,
         **(with_ollama if url else {"first tokens": None}),
     }  # fmt: skip
     assert (target / "chat_template.jinja").read_text("utf-8") == template
@@ -84,7 +84,7 @@ def small(tmp_path):
 
 REPORT = {
     "elements": 16, "other_tokens": 0, "wrong_texts": [], "first_tokens": [],
-    "counts": [["a", 1]], "chats": [],
+    "counts": [["a", 1]], "chats": [], "own_template": True,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from gearshift.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from gearshift.migrate.inventory import Item
+    from gearshift.migrate.pairs import Pair
     from gearshift.migrate.plan import Move
 
 app = typer.Typer(help="Move from Ollama to vLLM, with proof.", no_args_is_help=True)
@@ -107,7 +109,7 @@ def plan(
     """Work out what each model becomes on vLLM, and each of its parameters."""
     from gearshift import gpu as hardware
     from gearshift.migrate.plan import document as as_document
-    from gearshift.migrate.plan import plan_move
+    from gearshift.migrate.plan import plan_move, write_template
 
     if model is not None and modelfile:
         raise typer.BadParameter("give a model or --modelfile, not both")
@@ -117,9 +119,7 @@ def plan(
         gpus = hardware.look().gpus
         moves = [plan_move(item, settings, gpus) for item in items]
         for move in moves:
-            if move.template is not None:
-                move.template_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                _write(move.template_file, move.template)
+            write_template(move)
         text = "\n".join(as_document(move) for move in moves)
         if document is not None:
             _write(document, text)
@@ -146,7 +146,9 @@ def convert(
 
     from gearshift.migrate.convert import convert as convert_file
     from gearshift.migrate.inventory import gguf_of
-    from gearshift.migrate.plan import plain_name, translated
+    from gearshift.migrate.mapping import fates
+    from gearshift.migrate.plan import translated
+    from gearshift.migrate.serving import checkpoint_folder, serving
 
     if model is None and gguf is None:
         raise typer.BadParameter("give a model of Ollama's, or --gguf FILE")
@@ -156,26 +158,86 @@ def convert(
             assert model is not None
             (item,) = _chosen(_items(None, settings), model)[:1]
             source, name = gguf_of(item), item.name
-            template, note = translated(item)
+            template, _ = translated(item)
         else:
             source, name = gguf, model or gguf.stem
-            template, note = None, "it is the one in the GGUF file"
-        folder = settings.home_dir / "checkpoints" / plain_name(name)
-        target = (output or folder).expanduser().absolute()
+            item, template = None, None
+        target = (output or checkpoint_folder(name, settings)).expanduser().absolute()
         with _progress(as_json) as show:
             found = convert_file(source, target, settings, show, model, template)
+        command = ["gearshift", "serve", str(found.folder)]
+        if item is not None:
+            parameters = fates(item.modelfile, item.context)
+            command = serving(str(found.folder), item, parameters).command(settings)
         if as_json:
             checks = [asdict(check) for check in found.checks]
             print_json(
                 {"checkpoint": str(found.folder), "source": str(source), "ok": found.ok}
-                | {"checks": checks, "chat_template": note}
+                | {"checks": checks, "command": command}
             )
             return
         marks = {True: "✓", False: "✗", None: "?"}
         for check in found.checks:
             out.print(f"{marks[check.ok]} {check.name}: {check.message}", markup=False)
-        out.print(f"chat template: {note}", markup=False)
-        out.print(f"{found.folder}\n  next: gearshift serve {found.folder}", markup=False)
+        out.print(f"{found.folder}\n  next: {shlex.join(command)}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def parity(
+    model: Annotated[str, typer.Argument(help="A model of Ollama's.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="Your questions: one a line, or JSON a line.")
+    ] = None,
+    questions: Annotated[int, typer.Option(min=1, help="So many of them.")] = 20,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Where passages are looked for.")
+    ] = None,
+    no_retrieval: Annotated[
+        bool, typer.Option("--no-retrieval", help="Ask without documents.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
+    vllm_model: Annotated[
+        str | None, typer.Option(help="What vLLM calls it, if not as Ollama does.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Ask both servers the same, and compare prompts and answers."""
+    from gearshift.migrate.parity import Exam, check_parity
+    from gearshift.migrate.verdict import report_file
+
+    with reporting(as_json):
+        settings = load_settings()
+        (item,) = _chosen(_items(None, settings), model)[:1]
+        exam = Exam(prompts, questions, collection, not no_retrieval, max_tokens, vllm_model)
+        with _progress(as_json) as show:
+            done = 0
+
+            def on_pair(pair: Pair) -> None:
+                nonlocal done
+                done += 1
+                show(f"{done} of {questions} compared, the last one: {pair.alike}", None)
+
+            report = check_parity(item, exam, settings, lambda stage: show(stage, None), on_pair)
+        path = report_file(item.name, settings)
+        if as_json:
+            print_json({"report": report, "path": str(path)})
+            return
+        for row in report["pairs"]:
+            _show_pair(row)
+        out.print(f"verdict: {report['verdict']}", style="bold", markup=False)
+        for reason in report["reasons"]:
+            out.print(f"  {reason}", markup=False)
+        out.print(f"  all of it: {path}", markup=False, soft_wrap=True)
+
+
+def _show_pair(row: dict[str, Any]) -> None:
+    marks = {"same": "=", "near": "≈", "different": "≠", "unknown": "?"}
+    out.print(f"{marks[row['alike']]} {row['question']}", style="bold", markup=False)
+    if row["difference"]:
+        out.print(f"  the prompts differ: {row['difference']}", style="red", markup=False)
+    if row["alike"] != "same":
+        for name, answer in row["answers"].items():
+            out.print(f"  {name}: {answer['error'] or answer['text'].strip()}", markup=False)
 
 
 @contextmanager

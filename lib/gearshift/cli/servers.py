@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +61,22 @@ def _pairs(values: list[str]) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(Path(path).expanduser().absolute())) for name, _, path in pairs)
 
 
+def _numbers(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    numbers = values.values() if isinstance(values, dict) else [values]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise typer.BadParameter(
+            'write an object of numbers, such as {"temperature": 0.8}',
+            param_hint="--override-generation-config",
+        )
+    return dict(values)
+
+
 def _absolute(path: Path | None) -> str | None:
     return str(path.expanduser().absolute()) if path else None
 
@@ -94,6 +111,12 @@ def serve(
     kv_cache_dtype: Annotated[str | None, typer.Option(help="Such as fp8.")] = None,
     quantization: Annotated[str | None, typer.Option(help="Such as awq.")] = None,
     chat_template: Annotated[Path | None, typer.Option(help="A Jinja file.")] = None,
+    override_generation_config: Annotated[
+        str | None, typer.Option(help="What it samples with by default, as JSON.")
+    ] = None,
+    served_name: Annotated[
+        list[str] | None, typer.Option(help="What clients may call the model, too.")
+    ] = None,
     lora: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of an adapter.")] = None,
     tools: Annotated[bool, typer.Option("--tools", help="Let the model call tools.")] = False,
     tool_parser: Annotated[str | None, typer.Option(help="How it writes tool calls.")] = None,
@@ -131,6 +154,7 @@ def serve(
         "quantization": quantization,
         "chat_template": _absolute(chat_template),
         "loras": _pairs(lora or []) or None,
+        "generation_config": _numbers(override_generation_config),
         "tool_parser": tool_parser,
         "reasoning_parser": reasoning_parser,
         "runner": runner,
@@ -138,8 +162,9 @@ def serve(
     }
     named = tuple(part.strip() for part in gpus.split(",")) if gpus else ()
     wish = Wish(
-        model, gpu_count, tensor_parallel, named, port, profile, tools, docker, restart, choices
-    )
+        model, gpu_count, tensor_parallel, named, port, profile, tools, docker, restart,
+        tuple(served_name or ()), choices,
+    )  # fmt: skip
     with reporting(as_json):
         settings = load_settings()
         start = prepare(wish, settings)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from gearshift.engine.launch import Launch, arguments
+from gearshift.providers import counterparts
 from gearshift.settings import hub_cache
 
 IMAGE = "vllm/vllm-openai"
@@ -72,11 +74,16 @@ def serve_command(launch: Launch) -> list[str]:
         "kv-cache-dtype": launch.kv_cache_dtype,
         "quantization": launch.quantization,
         "chat-template": launch.chat_template,
+        "override-generation-config": json.dumps(launch.generation_config)
+        if launch.generation_config
+        else None,
         "tool-parser": launch.tool_parser,
         "reasoning-parser": launch.reasoning_parser,
         "runner": launch.runner,
     }
     found += [f"--{name}={value}" for name, value in options.items() if value is not None]
+    own = {launch.model, Path(launch.model).name, *counterparts(launch.model)[0]}
+    found += [f"--served-name={name}" for name in launch.served_names if name not in own]
     return found + (["--enforce-eager"] if launch.enforce_eager and not launch.cpu else [])
 
 

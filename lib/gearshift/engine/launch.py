@@ -6,6 +6,7 @@ typed can become another argument. Keys and tokens are in the environment only.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,8 @@ class Launch(BaseModel):
         memory_utilization: The share of each GPU's memory that vLLM may take.
         max_model_len: Tokens of prompt and answer together.
         loras: Adapters, each a name and a folder.
+        generation_config: What it samples with where a request says nothing, by the names of a
+            `generation_config.json`; the rest is the model's own.
         cpu: It runs on the processor: there is no GPU.
         cpu_kv_gib: GiB of KV cache for each rank on a processor.
     """
@@ -93,6 +96,7 @@ class Launch(BaseModel):
     quantization: Slug | None = None
     chat_template: File | None = None
     loras: tuple[tuple[Slug, File], ...] = ()
+    generation_config: dict[Slug, int | float] = {}
     tool_parser: Slug | None = None
     reasoning_parser: Slug | None = None
     runner: Literal["generate", "pooling"] | None = None
@@ -148,6 +152,9 @@ def _options(launch: Launch) -> dict[str, Any]:
         "kv-cache-dtype": launch.kv_cache_dtype,
         "quantization": launch.quantization,
         "chat-template": launch.chat_template,
+        "override-generation-config": json.dumps(launch.generation_config)
+        if launch.generation_config
+        else None,
         "tool-call-parser": launch.tool_parser,
         "enable-auto-tool-choice": True if launch.tool_parser else None,
         "reasoning-parser": launch.reasoning_parser,

@@ -25,7 +25,8 @@ from gearshift.settings import Settings, port_of, visible_gpus
 class Wish:
     """What a person asks for; `None` is left to settings, profile and vLLM.
 
-    `choices` are values of `Launch` by their names, and win over the profile's.
+    `names` are what clients may call the model besides its own names. `choices` are values of
+    `Launch` by their names, and win over the profile's.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Wish:
     tools: bool = False
     docker: bool = False
     restart: bool = False
+    names: tuple[str, ...] = ()
     choices: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,7 +80,7 @@ def prepare(wish: Wish, settings: Settings) -> Start:
         values["cpu_kv_gib"] = _cpu_kv_gib(model, size, values.get("max_model_len"))
     launch = make_launch(
         model=model.source,
-        served_names=model.names,
+        served_names=tuple(dict.fromkeys([*model.names, *wish.names])),
         port=wish.port or port_of(settings.vllm_base_url),
         gpus=wish.gpus or (visible_gpus()[:count] if gpus.gpus else ()),
         tensor_parallel=size,

@@ -54,9 +54,10 @@ def main(source: str, target: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **file
     )
-    template = Path(source, "chat_template.jinja")
-    if template.is_file():
-        tokenizer.chat_template = template.read_text("utf-8")
+    given = Path(source, "chat_template.jinja")
+    own = True
+    if given.is_file():
+        own = use_if_other(tokenizer, given.read_text("utf-8"))
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     wrong_texts = [
@@ -69,18 +70,40 @@ def main(source: str, target: str) -> None:
         "other_tokens": other_tokens(tokenizer, f"{source}/model.gguf"),
         "wrong_texts": wrong_texts,
         "first_tokens": [first_tokens(model, tokenizer, prompt) for prompt in PROMPTS],
+        "own_template": own,
         "chats": [[chat, count_chat(tokenizer, chat)] for chat in CHATS],
         "counts": [[text, len(tokenizer.encode(text))] for text in TEXTS],
     }
     print("\n" + json.dumps(report), flush=True)
 
 
-def count_chat(tokenizer: Any, chat: list[dict[str, str]]) -> int | None:
-    """How many tokens a chat has, as vLLM renders it; `None` if there is no template."""
+def use_if_other(tokenizer: Any, template: str) -> bool:
+    """Keeps the file's own template, which has tools, where both give the same prompts."""
+    own = tokenizer.chat_template
+    before = [render(tokenizer, chat) for chat in CHATS]
+    tokenizer.chat_template = template
+    if before != [render(tokenizer, chat) for chat in CHATS]:
+        return False
+    tokenizer.chat_template = own
+    return True
+
+
+def render(tokenizer: Any, chat: list[dict[str, str]]) -> str | None:
+    """A chat as vLLM renders it; `None` if its template refuses it, or there is none."""
     if tokenizer.chat_template is None:
         return None
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    return len(tokenizer.encode(text, add_special_tokens=False))
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    except Exception as refused:  # noqa: BLE001 (templates raise what they like)
+        print(f"a template refuses a chat: {refused}", file=sys.stderr)
+        return None
+    return str(text)
+
+
+def count_chat(tokenizer: Any, chat: list[dict[str, str]]) -> int | None:
+    """How many tokens a chat has; `None` if it is not rendered."""
+    text = render(tokenizer, chat)
+    return None if text is None else len(tokenizer.encode(text, add_special_tokens=False))
 
 
 def elements(folder: Path) -> int:

@@ -26,6 +26,7 @@ from gearshift.engine.additions import add
 from gearshift.engine.gguf_header import read_header
 from gearshift.errors import EngineError, ProviderError
 from gearshift.migrate import _convert_child
+from gearshift.migrate.sides import continue_text, in_ollama
 from gearshift.providers import run
 from gearshift.providers.ollama import OllamaService
 from gearshift.schemas import Message
@@ -89,7 +90,9 @@ def convert(
             `busy`); nothing is left behind then.
     """
     header = read_header(source)
-    identity = {"file": str(source.resolve()), "bytes": source.stat().st_size}
+    identity = {
+        "file": str(source.resolve()), "bytes": source.stat().st_size, "template": template,
+    }  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -134,7 +137,9 @@ def _done(target: Path, identity: dict[str, Any]) -> Checkpoint | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise EngineError(
-        "weights", f"{target} is there, and is not made from this file", "name another: --output"
+        "weights",
+        f"{target} is there, and is not made from this file and template",
+        "remove it, or name another: --output",
     )
 
 
@@ -241,6 +246,8 @@ def _checks(
             "texts come back from the tokenizer as they were",
         ),
     ]
+    own = "the one in the GGUF file" if report["own_template"] else "translated from Ollama's"
+    checks.append(Check("chat template", True, own))
     if model is None:
         return [*checks, Check("first tokens", None, "there is no Ollama model to compare with")]
     try:
@@ -252,20 +259,17 @@ def _checks(
 def _against_ollama(report: dict[str, Any], service: OllamaService, model: str) -> list[Check]:
     """Ollama tells no probabilities: its likeliest token is looked up among ours."""
     same_count = sum(
-        run(service.continue_text(model, text, 1))[1] == count for text, count in report["counts"]
+        run(continue_text(service, model, text))[1] == count for text, count in report["counts"]
     )
     same, near = 0, 0
     for row in report["first_tokens"]:
-        told, _ = run(service.continue_text(model, row["prompt"], 1))
+        told, _ = run(continue_text(service, model, row["prompt"]))
         chances = dict(row["tokens"])
         likeliest, most = row["tokens"][0]
         same += told == likeliest
         near += chances.get(told, 0.0) >= _NEAR * most
     chats = [
-        (
-            run(service.count_chat(model, [Message(m["role"], m["content"]) for m in chat])),
-            count,
-        )
+        (run(in_ollama(service, model, [Message(**m) for m in chat])).count, count)
         for chat, count in report["chats"]
     ]
     same_chats = sum(theirs == ours for theirs, ours in chats)

@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gearshift.engine.export import serve_command
 from gearshift.engine.forecast import Question, forecast
 from gearshift.engine.gguf_header import read_header
-from gearshift.engine.launch import make_launch
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
 from gearshift.migrate.chat_template import translate
@@ -20,7 +18,8 @@ from gearshift.migrate.go_template import TemplateError
 from gearshift.migrate.inventory import Item, gguf_of
 from gearshift.migrate.mapping import OLLAMA_DEFAULTS, Fate, Where, fates, request_defaults
 from gearshift.migrate.repository import Repository, find_repository
-from gearshift.settings import Settings, port_of
+from gearshift.migrate.serving import Serving, checkpoint_folder, plain_name, serving
+from gearshift.settings import Settings
 
 _BITS = re.compile(r"(?:IQ|Q|F|BF|MXFP|FP)(\d+)", re.IGNORECASE)
 
@@ -47,7 +46,8 @@ class Move:
     """The plan for one model.
 
     Attributes:
-        command: The `gearshift serve …` for it; `None` where no repository is known.
+        serving: How it is served from there; `None` where no repository is known.
+        command: The `gearshift serve …` for that.
         defaults: The fields that requests have to carry.
         template: The chat template in Jinja for Ollama's prompts; `None` for the model's own.
         template_file: Where the command expects it.
@@ -58,6 +58,7 @@ class Move:
     repository: Repository
     weights: Weights
     fates: list[Fate]
+    serving: Serving | None
     command: list[str] | None
     defaults: dict[str, Any]
     template: str | None
@@ -75,23 +76,45 @@ def plan_move(item: Item, settings: Settings, gpus: tuple[GPU, ...] = ()) -> Mov
     if template is None:
         found = [_as_message(each) if each.parameter == "SYSTEM" else each for each in found]
     file = settings.home_dir / "templates" / f"{plain_name(item.name)}.jinja"
-    command = None
+    wanted = None
     if repository.hub is not None:
-        launch = make_launch(
-            model=repository.hub,
-            served_names=(repository.hub, item.name) if not item.from_file else (repository.hub,),
-            max_model_len=length,
-            chat_template=str(file) if template is not None else None,
-            port=port_of(settings.vllm_base_url),
-        )
-        command = serve_command(launch)
+        wanted = serving(repository.hub, item, found, file if template is not None else None)
+    command = wanted.command(settings) if wanted else None
     defaults = request_defaults(found)
-    return Move(item, repository, weights, found, command, defaults, template, file, note)
+    return Move(item, repository, weights, found, wanted, command, defaults, template, file, note)
 
 
-def plain_name(name: str) -> str:
-    """A model's name as the name of a file."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+def to_serve(item: Item, settings: Settings) -> Serving:
+    """How it is served on this machine: from its converted weights if there are, else from the Hub.
+
+    Raises:
+        EngineError: there are neither (kind `weights`).
+    """
+    folder = checkpoint_folder(item.name, settings)
+    if (folder / "config.json").is_file():
+        return serving(str(folder), item, fates(item.modelfile, item.context))
+    move = plan_move(item, settings)
+    if move.serving is None:
+        hint = f"convert the weights that Ollama has: gearshift migrate convert {item.name}"
+        raise EngineError("weights", f"{item.name}: {move.repository.doubt}", hint)
+    write_template(move)
+    return move.serving
+
+
+def write_template(move: Move) -> None:
+    """Puts the chat template where the command expects it.
+
+    Raises:
+        EngineError: it cannot be written (kind `disk`).
+    """
+    if move.template is None:
+        return
+    try:
+        move.template_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        move.template_file.write_text(move.template, "utf-8")
+    except OSError as problem:
+        message = f"{move.template_file} cannot be written: {problem.strerror}"
+        raise EngineError("disk", message, "make room, or set GEARSHIFT_HOME") from None
 
 
 def translated(item: Item, repository: Repository | None = None) -> tuple[str | None, str]:
@@ -175,7 +198,13 @@ def document(move: Move) -> str:
     if not move.fates:
         lines.append("| (the Modelfile sets nothing) | | | |")
     shown = json.dumps(move.defaults, ensure_ascii=False, indent=2)
-    lines += ["", "## What each request has to carry", "", "```json", shown, "```", ""]
+    lines += ["", "## What answers are sampled with", "", "```json", shown, "```", ""]
+    if move.command:
+        lines += [
+            "The command makes these the server's defaults, but for `stop` and `seed`, which only "
+            "requests can carry.",
+            "",
+        ]
     set_here = {each.becomes for each in move.fates}
     left = [name for name in OLLAMA_DEFAULTS if name not in set_here]
     if left:

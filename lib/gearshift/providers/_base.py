@@ -141,6 +141,21 @@ class BaseLLMService(ABC):
         """Tokens of context to make a prompt for; `None` where the server does not say."""
         return await on_loop(self._context_length(model))
 
+    async def ask(
+        self, path: str, payload: dict[str, Any] | None = None, model: str | None = None
+    ) -> dict[str, Any]:
+        """What the server answers to a question of its own interface, a JSON object.
+
+        Raises:
+            ProviderError: it does not answer, or with something else.
+        """
+        return await on_loop(self._ask(path, payload, model))
+
+    async def _ask(
+        self, path: str, payload: dict[str, Any] | None, model: str | None
+    ) -> dict[str, Any]:
+        return await (await self._endpoint()).ask(path, payload, model, self.budgets.first_token)
+
     def generate_stream(
         self,
         prompt: str | None = None,
@@ -153,6 +168,7 @@ class BaseLLMService(ABC):
         max_tokens: int | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        repetition_penalty: float | None = None,
         context_length: int | None = None,
     ) -> AsyncGenerator[Chunk]:
         """Streams one answer; the last chunk, and only it, has a `finish_reason`.
@@ -163,7 +179,9 @@ class BaseLLMService(ABC):
         Raises:
             ProviderError: the answer is not whole; `partial` holds the text that had come.
         """
-        sampling = SamplingParams(temperature, top_p, top_k, max_tokens, seed, tuple(stop))
+        sampling = SamplingParams(
+            temperature, top_p, top_k, max_tokens, seed, tuple(stop), repetition_penalty
+        )
         request = GenerationRequest(
             _as_messages(prompt, messages), model or "", sampling, context_length
         )

@@ -169,6 +169,7 @@ class OpenAICompatibleService(BaseLLMService):
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
+            "repetition_penalty": sampling.repetition_penalty,
         }
         return "/v1/chat/completions", {
             "model": request.model,

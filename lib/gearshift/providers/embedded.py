@@ -64,9 +64,10 @@ class EmbeddedService(OpenAICompatibleService):
             raise ModelNotFound(f"{self.label} has no model {request.model!r}")
         path, payload = super()._chat(request)
         payload["cache_prompt"] = True
+        penalty = payload.pop("repetition_penalty", 1.1)  # llama.cpp's name for it is another
         if request.choices:
             return path, payload | {"grammar": _grammar(request.choices), "temperature": 0}
-        return path, payload | {"repeat_penalty": 1.1}
+        return path, payload | {"repeat_penalty": penalty}
 
     async def _list_models(self) -> list[ModelInfo]:
         await asyncio.to_thread(weights)

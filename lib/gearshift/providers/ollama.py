@@ -21,7 +21,6 @@ from gearshift.schemas import (
     FinishReason,
     GenerationRequest,
     LoadedModel,
-    Message,
     ModelInfo,
     Usage,
 )
@@ -179,6 +178,7 @@ class OllamaService(BaseLLMService):
             "num_predict": sampling.max_tokens,
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
+            "repeat_penalty": sampling.repetition_penalty,
             "num_ctx": context,
         }
         return "/api/chat", {
@@ -263,42 +263,6 @@ class OllamaService(BaseLLMService):
 
     async def _show(self, model: str) -> dict[str, Any]:
         return await (await self._endpoint()).ask("/api/show", {"model": model}, model)
-
-    async def continue_text(self, model: str, text: str, tokens: int) -> tuple[str, int | None]:
-        """The likeliest continuation of a text without any template, and the text's tokens.
-
-        Raises:
-            ProviderError: it does not say.
-        """
-        return await on_loop(self._continue_text(model, text, tokens))
-
-    async def _continue_text(self, model: str, text: str, tokens: int) -> tuple[str, int | None]:
-        options = {"num_predict": tokens, "temperature": 0, "seed": 0}
-        payload = {"model": model, "prompt": text, "raw": True, "stream": False, "options": options}
-        answer = await (await self._endpoint()).ask(
-            "/api/generate", payload, model, self.budgets.first_token
-        )
-        return str(answer.get("response", "")), as_count(answer.get("prompt_eval_count"))
-
-    async def count_chat(self, model: str, messages: Sequence[Message]) -> int | None:
-        """How many tokens Ollama makes of a chat, its template and SYSTEM included.
-
-        Raises:
-            ProviderError: it does not say.
-        """
-        return await on_loop(self._count_chat(model, messages))
-
-    async def _count_chat(self, model: str, messages: Sequence[Message]) -> int | None:
-        payload = {
-            "model": model,
-            "messages": [message.as_dict() for message in messages],
-            "stream": False,
-            "options": {"num_predict": 1},
-        }
-        answer = await (await self._endpoint()).ask(
-            "/api/chat", payload, model, self.budgets.first_token
-        )
-        return as_count(answer.get("prompt_eval_count"))
 
     async def _loaded(self) -> list[LoadedModel]:
         rows = (await (await self._endpoint()).ask("/api/ps")).get("models")

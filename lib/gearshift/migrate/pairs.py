@@ -1,0 +1,210 @@
+"""Both servers side by side: the same prompts, token by token, and the same answers.
+
+Everything is asked at temperature 0 without a repetition penalty: the servers look at different
+spans of text for that, and would differ for this alone. Answers that differ are judged by how
+likely vLLM finds each token of Ollama's: where it is nearly as likely as vLLM's own choice, the
+arithmetic of 4-bit weights decides between the two, and not the prompt.
+
+What it does not know: which of two different answers is the better one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from gearshift.errors import ProviderError
+from gearshift.migrate.questions import Question
+from gearshift.migrate.sides import Chance, Rendered, chances, in_ollama, in_vllm
+from gearshift.providers.ollama import OllamaService
+from gearshift.providers.vllm import VLLMService
+from gearshift.rag.citations import Citer
+from gearshift.rag.embedders import Embedder
+from gearshift.schemas import FinishReason
+
+NEAR = 0.7
+"""Natural logarithm: a token with half of the likeliest one's chance, or more, is nearly chosen."""
+_REFUSES = re.compile(
+    r"\b(?:(?:do(?:es)?|did|is|are|can|could)(?: not|n't)|cannot|no) (?:\w+ ){0,3}?"
+    r"(?:answer|know|contain|mention|say|information|help|provide|assist|sure)\b|\bunable to\b|"
+    r"\bI(?:'m| am) sorry\b",
+    re.IGNORECASE,
+)
+
+
+class Alike(StrEnum):
+    """How like each other two answers are."""
+
+    SAME = "same"  # to the letter
+    NEAR = "near"  # 4-bit arithmetic explains the difference
+    DIFFERENT = "different"
+    UNKNOWN = "unknown"  # a server gave no whole answer
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one server made of a question; `error` if it gave no whole answer."""
+
+    text: str = ""
+    tokens: int | None = None
+    finish_reason: FinishReason | None = None
+    citations: tuple[int, ...] = ()
+    refuses: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One question on both servers.
+
+    Attributes:
+        same_prompt: Whether both prompts are the same, token by token; by their number alone where
+            `compared` is `count`; `None` if that is not known.
+        compared: `tokens` or `count`.
+        difference: Where the prompts part, in words.
+        alike: How like the answers are.
+        widest_gap: How much less likely vLLM finds a token of Ollama's answer than its own choice
+            in that place, at most, as a natural logarithm; `None` if it did not tell, or the
+            answers are the same.
+        meaning: Cosine of the answers' vectors, 1 for the same meaning.
+    """
+
+    question: Question
+    prompts: tuple[Rendered, Rendered]
+    answers: tuple[Answered, Answered]
+    same_prompt: bool | None
+    compared: str
+    difference: str | None
+    alike: Alike
+    widest_gap: float | None
+    meaning: float | None
+
+
+async def compare(
+    questions: Sequence[Question],
+    ollama: tuple[OllamaService, str],
+    vllm: tuple[VLLMService, str],
+    embedder: Embedder,
+    max_tokens: int,
+    stop: Sequence[str],
+    on_pair: Callable[[Pair], None],
+) -> list[Pair]:
+    """Asks both servers each question; one question after the other, both servers at once.
+
+    Args:
+        ollama: The server, and what it calls the model; likewise `vllm`.
+        embedder: Compares meanings, and matches citations.
+        stop: The Modelfile's stop texts, which vLLM has to be told.
+        on_pair: Told of each pair when it is there.
+
+    Raises:
+        ProviderError: a server cannot be asked at all.
+    """
+    pairs = []
+    for question in questions:
+        pair = await _pair(question, ollama, vllm, embedder, max_tokens, stop)
+        pairs.append(pair)
+        on_pair(pair)
+    return pairs
+
+
+async def _pair(
+    question: Question,
+    ollama: tuple[OllamaService, str],
+    vllm: tuple[VLLMService, str],
+    embedder: Embedder,
+    max_tokens: int,
+    stop: Sequence[str],
+) -> Pair:
+    prompts = await asyncio.gather(
+        in_ollama(*ollama, question.messages), in_vllm(*vllm, question.messages)
+    )
+    same, compared = _same(*prompts)
+    answers = await asyncio.gather(
+        _answer(*ollama, question, max_tokens, embedder, ()),  # its Modelfile has the stops
+        _answer(*vllm, question, max_tokens, embedder, stop),
+    )
+    theirs, ours = answers
+    alike, gap, meaning = Alike.UNKNOWN, None, None
+    if theirs.error is None and ours.error is None:
+        alike = Alike.SAME if theirs.text.strip() == ours.text.strip() else Alike.DIFFERENT
+        meaning = await asyncio.to_thread(_cosine, embedder, answers)
+    if alike is Alike.DIFFERENT and prompts[1].tokens is not None:
+        found = await chances(*vllm, prompts[1].tokens, theirs.text)
+        gap = _widest(found) if found else None
+        if gap is not None and gap <= NEAR:
+            alike = Alike.NEAR
+    difference = None if same is not False else _difference(*prompts)
+    return Pair(
+        question, prompts, answers, same, compared, difference, alike, gap, meaning
+    )  # fmt: skip
+
+
+async def _answer(
+    service: OllamaService | VLLMService,
+    model: str,
+    question: Question,
+    max_tokens: int,
+    embedder: Embedder,
+    stop: Sequence[str],
+) -> Answered:
+    try:
+        made = await service.generate(
+            model=model,
+            messages=question.messages,
+            temperature=0.0,
+            seed=0,
+            max_tokens=max_tokens,
+            repetition_penalty=1.0,
+            stop=stop,
+        )
+    except ProviderError as error:
+        return Answered(error=error.message)
+    sources = {source.number: source for source in question.sources}
+    cited, _ = await asyncio.to_thread(Citer(embedder).cite, made.text, sources)
+    return Answered(
+        made.text,
+        made.usage.completion_tokens,
+        made.finish_reason,
+        tuple(sorted({citation.number for citation in cited})),
+        bool(_REFUSES.search(made.text)),
+    )
+
+
+def _same(ollama: Rendered, vllm: Rendered) -> tuple[bool | None, str]:
+    if ollama.tokens is not None and vllm.tokens is not None:
+        return ollama.tokens == vllm.tokens, "tokens"
+    if ollama.count is None or vllm.count is None:
+        return None, "count"
+    return ollama.count == vllm.count, "count"
+
+
+def _difference(ollama: Rendered, vllm: Rendered) -> str:
+    if ollama.tokens is None or vllm.tokens is None:
+        return f"{ollama.count} tokens in Ollama, {vllm.count} in vLLM"
+    pairs = zip(ollama.tokens, vllm.tokens, strict=False)
+    shared = next(
+        (n for n, (one, other) in enumerate(pairs) if one != other),
+        min(len(ollama.tokens), len(vllm.tokens)),
+    )
+    before = "".join((vllm.pieces or ())[max(0, shared - 8) : shared])
+    after = "".join((vllm.pieces or ())[shared : shared + 8])
+    return (
+        f"{len(ollama.tokens)} tokens in Ollama, {len(vllm.tokens)} in vLLM; the first {shared} "
+        f"are the same; then, after {before!r}, vLLM has {after!r}"
+    )
+
+
+def _widest(found: Sequence[Chance]) -> float:
+    """The widest gap of a token to the likeliest one in its place."""
+    return max(chance.gap for chance in found)
+
+
+def _cosine(embedder: Embedder, answers: Sequence[Answered]) -> float:
+    one, other = embedder.embed([answer.text or " " for answer in answers])
+    return float(np.dot(one, other))

@@ -1,0 +1,85 @@
+"""The proof: a model on both servers, asked the same, and a report of how like they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gearshift.migrate.inventory import Item
+from gearshift.migrate.pairs import Pair, compare
+from gearshift.migrate.plan import to_serve
+from gearshift.migrate.questions import make_questions, read_questions
+from gearshift.migrate.serving import ensure_served
+from gearshift.migrate.verdict import as_json, keep, report_file
+from gearshift.providers import run
+from gearshift.providers.ollama import OllamaService
+from gearshift.providers.vllm import VLLMService
+from gearshift.rag import library
+from gearshift.rag.embedders import MiniLM
+from gearshift.settings import Settings
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What both servers are asked.
+
+    Attributes:
+        file: Questions; `None` for the sample ones.
+        most: So many of them.
+        collection: Where passages are looked for; `None` for the person's own documents or the
+            sample ones.
+        retrieval: Whether passages are looked for at all.
+        max_tokens: The longest answer.
+        vllm_model: What vLLM calls the model, if not as Ollama does.
+    """
+
+    file: Path | None = None
+    most: int = 20
+    collection: str | None = None
+    retrieval: bool = True
+    max_tokens: int = 128
+    vllm_model: str | None = None
+
+
+def check_parity(
+    item: Item,
+    exam: Exam,
+    settings: Settings,
+    on_stage: Callable[[str], None],
+    on_pair: Callable[[Pair], None],
+) -> dict[str, Any]:
+    """Compares a model on both servers; starts vLLM if nothing is there, and leaves it running.
+
+    The report is kept when it is whole, in place of the one before.
+
+    Raises:
+        EngineError: the questions cannot be read, or the model cannot be served.
+        ProviderError: a server cannot be asked.
+        IndexFault: there is no such collection.
+    """
+    asked = read_questions(exam.file, exam.most)
+    on_stage("looking for passages")
+    documents = library.to_ask(exam.collection) if exam.retrieval else None
+    questions = make_questions(asked, documents)
+    name = exam.vllm_model or item.name
+    on_stage("starting vLLM")
+    wanted = to_serve(item, settings)
+    ensure_served(name, wanted, settings, lambda record: on_stage(f"vLLM: {record.stage}"))
+    on_stage("asking both")
+    stop = [value for key, value in item.modelfile.parameters if key == "stop" and value]
+    pairs = run(
+        compare(
+            questions,
+            (OllamaService(settings), item.name),
+            (VLLMService(settings), name),
+            library.embedder(MiniLM.name),
+            exam.max_tokens,
+            stop,
+            on_pair,
+        )
+    )
+    report = as_json(item.name, pairs, [])
+    keep(report, report_file(item.name, settings))
+    return report
