@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gearshift import __version__
-from gearshift.cli import chat, doctor, engine, gpus, migrate, plan, servers
+from gearshift.cli import chat, cutover, doctor, engine, gpus, migrate, plan, servers
 from gearshift.cli._report import out, print_json
 from gearshift.errors import GearshiftError
 
@@ -28,7 +28,10 @@ app = typer.Typer(
 for part in (chat.app, servers.app, gpus.app, plan.app, doctor.app):
     app.registered_commands += part.registered_commands
 app.add_typer(engine.app, name="engine")
-app.add_typer(migrate.app, name="migrate")
+steps = typer.Typer(help="Move from Ollama to vLLM, with proof.", no_args_is_help=True)
+for part in (migrate.app, cutover.app):
+    steps.registered_commands += part.registered_commands
+app.add_typer(steps, name="migrate")
 
 
 def _version(wanted: bool) -> None:

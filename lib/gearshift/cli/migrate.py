@@ -1,43 +1,30 @@
-"""`gearshift migrate …`: from Ollama to vLLM, step by step."""
+"""`gearshift migrate inventory · plan · convert`: what there is, and what it becomes on vLLM."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gearshift.cli._report import JSON, err, out, print_json, reporting
+from gearshift.cli._migration import MODELFILE, chosen, items_of, progress
+from gearshift.cli._report import JSON, out, print_json, reporting
 from gearshift.errors import EngineError
-from gearshift.settings import Settings, load_settings
+from gearshift.settings import load_settings
 
 if TYPE_CHECKING:
     from gearshift.migrate.inventory import Item
-    from gearshift.migrate.pairs import Pair
     from gearshift.migrate.plan import Move
 
-app = typer.Typer(help="Move from Ollama to vLLM, with proof.", no_args_is_help=True)
-
-MODELFILE = Annotated[
-    list[Path] | None,
-    typer.Option(help="A Modelfile, in place of a running Ollama; may be given several times."),
-]
-
-
-def _items(modelfiles: list[Path] | None, settings: Settings) -> list[Item]:
-    from gearshift.migrate.inventory import of_files, of_ollama
-
-    return of_files(modelfiles) if modelfiles else of_ollama(settings)
+app = typer.Typer()
 
 
 @app.command()
 def inventory(modelfile: MODELFILE = None, as_json: JSON = False) -> None:
     """List what there is to move: models, and what they are made of."""
     with reporting(as_json):
-        rows = [_item_row(item) for item in _items(modelfile, load_settings())]
+        rows = [_item_row(item) for item in items_of(modelfile, load_settings())]
         if as_json:
             print_json({"models": rows})
             return
@@ -115,7 +102,7 @@ def plan(
         raise typer.BadParameter("give a model or --modelfile, not both")
     with reporting(as_json):
         settings = load_settings()
-        items = _chosen(_items(modelfile, settings), model)
+        items = chosen(items_of(modelfile, settings), model)
         gpus = hardware.look().gpus
         moves = [plan_move(item, settings, gpus) for item in items]
         for move in moves:
@@ -156,14 +143,14 @@ def convert(
         settings = load_settings()
         if gguf is None:
             assert model is not None
-            (item,) = _chosen(_items(None, settings), model)[:1]
+            (item,) = chosen(items_of(None, settings), model)[:1]
             source, name = gguf_of(item), item.name
             template, _ = translated(item)
         else:
             source, name = gguf, model or gguf.stem
             item, template = None, None
         target = (output or checkpoint_folder(name, settings)).expanduser().absolute()
-        with _progress(as_json) as show:
+        with progress(as_json) as show:
             found = convert_file(source, target, settings, show, model, template)
         command = ["gearshift", "serve", str(found.folder)]
         if item is not None:
@@ -180,88 +167,6 @@ def convert(
         for check in found.checks:
             out.print(f"{marks[check.ok]} {check.name}: {check.message}", markup=False)
         out.print(f"{found.folder}\n  next: {shlex.join(command)}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def parity(
-    model: Annotated[str, typer.Argument(help="A model of Ollama's.")],
-    prompts: Annotated[
-        Path | None, typer.Option(help="Your questions: one a line, or JSON a line.")
-    ] = None,
-    questions: Annotated[int, typer.Option(min=1, help="So many of them.")] = 20,
-    collection: Annotated[
-        str | None, typer.Option("--collection", "-c", help="Where passages are looked for.")
-    ] = None,
-    no_retrieval: Annotated[
-        bool, typer.Option("--no-retrieval", help="Ask without documents.")
-    ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
-    vllm_model: Annotated[
-        str | None, typer.Option(help="What vLLM calls it, if not as Ollama does.")
-    ] = None,
-    as_json: JSON = False,
-) -> None:
-    """Ask both servers the same, and compare prompts and answers."""
-    from gearshift.migrate.parity import Exam, check_parity
-    from gearshift.migrate.verdict import report_file
-
-    with reporting(as_json):
-        settings = load_settings()
-        (item,) = _chosen(_items(None, settings), model)[:1]
-        exam = Exam(prompts, questions, collection, not no_retrieval, max_tokens, vllm_model)
-        with _progress(as_json) as show:
-            done = 0
-
-            def on_pair(pair: Pair) -> None:
-                nonlocal done
-                done += 1
-                show(f"{done} of {questions} compared, the last one: {pair.alike}", None)
-
-            report = check_parity(item, exam, settings, lambda stage: show(stage, None), on_pair)
-        path = report_file(item.name, settings)
-        if as_json:
-            print_json({"report": report, "path": str(path)})
-            return
-        for row in report["pairs"]:
-            _show_pair(row)
-        out.print(f"verdict: {report['verdict']}", style="bold", markup=False)
-        for reason in report["reasons"]:
-            out.print(f"  {reason}", markup=False)
-        out.print(f"  all of it: {path}", markup=False, soft_wrap=True)
-
-
-def _show_pair(row: dict[str, Any]) -> None:
-    marks = {"same": "=", "near": "≈", "different": "≠", "unknown": "?"}
-    out.print(f"{marks[row['alike']]} {row['question']}", style="bold", markup=False)
-    if row["difference"]:
-        out.print(f"  the prompts differ: {row['difference']}", style="red", markup=False)
-    if row["alike"] != "same":
-        for name, answer in row["answers"].items():
-            out.print(f"  {name}: {answer['error'] or answer['text'].strip()}", markup=False)
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[str, float | None], None]]:
-    """A line on stderr that says what is done; nothing there for scripts."""
-    if as_json:
-        yield lambda words, share: None
-        return
-    with err.status("") as status:
-
-        def show(words: str, share: float | None) -> None:
-            status.update(words if share is None else f"{words} {share:.0%}")
-
-        yield show
-
-
-def _chosen(items: list[Item], model: str | None) -> list[Item]:
-    if model is None:
-        return items
-    found = [i for i in items if model in (i.name, i.name.removesuffix(":latest"))]
-    if not found:
-        names = ", ".join(item.name for item in items) or "none"
-        raise EngineError("model", f"Ollama has no {model}", f"it has: {names}")
-    return found
 
 
 def _write(path: Path, text: str) -> None:
