@@ -301,15 +301,19 @@ def save_setting(name: str, value: str) -> bool:
         raise SettingsError(f"{name} cannot hold {value!r}", hint="use plain text in one line")
     line = f"{name}='{value}'" if re.search(r"[^\w./:@+-]", value) else f"{name}={value}"
     try:
-        lines = ENV_FILE.read_text("utf-8").splitlines() if ENV_FILE.exists() else []
+        text = ENV_FILE.read_bytes().decode("utf-8") if ENV_FILE.exists() else ""
+        end = "\r\n" if "\r\n" in text else "\n"
+        lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+        if lines and not lines[-1].endswith("\n"):
+            lines[-1] += end
         ours = re.compile(rf"\s*(export\s+)?{re.escape(name)}\s*=", re.IGNORECASE)
         places = [i for i, old in enumerate(lines) if ours.match(old)]
         if places:
-            lines[places[-1]] = line
+            lines[places[-1]] = line + end
         else:
-            lines.append(line)
+            lines.append(line + end)
         scratch = ENV_FILE.with_name(f".env.{os.getpid()}.new")
-        scratch.write_text("\n".join(lines) + "\n", "utf-8")
+        scratch.write_bytes("".join(lines).encode())
         if ENV_FILE.exists():
             scratch.chmod(ENV_FILE.stat().st_mode & 0o777)
         scratch.replace(ENV_FILE)

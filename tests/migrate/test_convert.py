@@ -39,7 +39,7 @@ def test_the_weights_of_a_real_model_become_a_checkpoint(
     engine_python, make_settings, home, monkeypatch
 ):
     url = os.environ.get("OLLAMA_TEST_URL")
-    changes = {"ollama_base_url": url} if url else {}
+    changes = {"ollama_base_url": url, "first_token_timeout": 120.0} if url else {}
     settings = make_settings(vllm_python=engine_python, **changes)
     before = (weights().stat().st_mtime_ns, sorted(os.listdir(weights().parent)))
     seen = []

@@ -57,10 +57,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, and what was checked of it."""
+    """A checkpoint, what it was made from, and what was checked of it."""
 
     folder: Path
-    source: Path
+    identity: dict[str, Any]
     checks: list[Check]
 
     @property
@@ -122,20 +122,26 @@ def convert(
             ) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    return Checkpoint(target, source, checks)
+    return Checkpoint(target, identity, checks)
+
+
+def converted(folder: Path) -> Checkpoint | None:
+    """What an earlier conversion has made there; `None` if that is nothing."""
+    try:
+        kept = json.loads((folder / _REPORT).read_text("utf-8"))
+        checks = [Check(**check) for check in kept["checks"]]
+        return Checkpoint(folder, kept["source"], checks)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _done(target: Path, identity: dict[str, Any]) -> Checkpoint | None:
     """What an earlier conversion of that file has made."""
     if not target.exists():
         return None
-    try:
-        kept = json.loads((target / _REPORT).read_text("utf-8"))
-        if kept["source"] == identity:
-            checks = [Check(**check) for check in kept["checks"]]
-            return Checkpoint(target, Path(identity["file"]), checks)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    done = converted(target)
+    if done is not None and done.identity == identity:
+        return done
     raise EngineError(
         "weights",
         f"{target} is there, and is not made from this file and template",

@@ -40,6 +40,7 @@ class Item:
         loaded: Whether it is in memory now; `None` if nobody said.
         default: Whether it is the one that chats go to.
         embeds: It makes vectors, and no text.
+        no_begin_token: Ollama puts no token of its own in front of prompts; `None` if nobody said.
         problem: Why Ollama did not tell more about it.
     """
 
@@ -54,6 +55,7 @@ class Item:
     loaded: bool | None = None
     default: bool = False
     embeds: bool = False
+    no_begin_token: bool | None = None
     problem: str | None = None
 
     @property
@@ -116,6 +118,7 @@ def _item(
         item,
         modelfile=parse(text.encode()) if isinstance(text, str) else Modelfile((), "not told"),
         shape=_shape(facts, str(architecture)),
+        no_begin_token=facts.get("tokenizer.ggml.add_bos_token") is False or None,
         architecture=architecture if isinstance(architecture, str) else None,
         parameter_count=_count(facts.get("general.parameter_count")),
     )

@@ -40,6 +40,15 @@ class Weights:
     take: str | None
     why: str
 
+    @property
+    def words(self) -> str:
+        """What they are and what they become."""
+        form = {
+            "fp8": "8 bits (fp8, which vLLM makes at its start)",
+            "awq": "4 bits (AWQ, which is another repository: look for one on the Hub)",
+        }.get(self.take or "", "16 bits")
+        return f"{self.now or 'not told'} now, {form} on vLLM: {self.why}"
+
 
 @dataclass(frozen=True)
 class Move:
@@ -79,6 +88,8 @@ def plan_move(item: Item, settings: Settings, gpus: tuple[GPU, ...] = ()) -> Mov
     wanted = None
     if repository.hub is not None:
         wanted = serving(repository.hub, item, found, file if template is not None else None)
+        if weights.take == "fp8":  # AWQ is nothing that vLLM could make of 16 bits
+            wanted.choices["quantization"] = "fp8"
     command = wanted.command(settings) if wanted else None
     defaults = request_defaults(found)
     return Move(item, repository, weights, found, wanted, command, defaults, template, file, note)
@@ -125,8 +136,9 @@ def translated(item: Item, repository: Repository | None = None) -> tuple[str | 
         return None, "the Modelfile has no TEMPLATE: the model's own is taken"
     begin, doubt = "", ""
     try:
-        shape = (repository or find_repository(item)).shape or {}
-        begin = str(shape["begin"] if "begin" in shape else read_header(gguf_of(item))["begin"])
+        if not item.no_begin_token:
+            shape = (repository or find_repository(item)).shape or {}
+            begin = str(shape["begin"] if "begin" in shape else read_header(gguf_of(item))["begin"])
     except EngineError as unknown:
         doubt = f"; whether a begin token comes first is not known ({unknown.message})"
     try:
@@ -154,18 +166,19 @@ def _weights(
     nearest = None if size is None or size >= 16 else "awq" if size <= 4 else "fp8"
     now = item.quantization
     if repository.hub is None:
-        return Weights(now, nearest, nearest, "what fits is not known without a repository")
+        return Weights(now, nearest, None, "what fits is not known without a repository")
     if not gpus:
-        return Weights(now, nearest, nearest, "nearest to what it is now; no GPU was found to ask")
+        near = f"; nearest to what it is now would be {nearest}" if nearest else ""
+        return Weights(now, nearest, None, f"no GPU was found to ask what fits{near}")
     better = [None, "fp8", "awq"]
     for method in better:
         asked = Question(repository.hub, gpus=len(gpus), max_model_len=length, quantization=method)
         try:
             fits = forecast(asked, settings, gpus).fit.fits
         except EngineError as wrong:
-            return Weights(now, nearest, nearest, wrong.message)
+            return Weights(now, nearest, None, wrong.message)
         if fits is None:
-            return Weights(now, nearest, nearest, "whether it fits on these GPUs is not known")
+            return Weights(now, nearest, None, "whether it fits on these GPUs is not known")
         if fits:
             form = f"in {method}" if method else "in 16 bits"
             return Weights(now, nearest, method, f"the best that fits here: {form}")
@@ -183,9 +196,7 @@ def document(move: Move) -> str:
         lines += [f"- **Doubt**: {repository.doubt}"]
     if repository.others:
         lines += [f"- It could also be: {', '.join(repository.others)}"]
-    form = weights.take or "16 bits"
-    lines += [f"- Weights: {weights.now or 'not told'} now, {form} on vLLM ({weights.why})", ""]
-    lines[-1:] = [f"- Chat template: {move.template_note}", ""]
+    lines += [f"- Weights: {weights.words}", f"- Chat template: {move.template_note}", ""]
     if move.command:
         lines += ["```bash", shlex.join(move.command), "```", ""]
     lines += ["## What becomes of each line", ""]
