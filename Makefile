@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
-.PHONY: run test check format soak bench screenshots data pin clean help
+# No news, no question about them; kernels are spoken to over encrypted connections.
+JUPYTER := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+    --KernelManager.transport_encryption=auto $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: run notebooks test check format soak bench screenshots data pin clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/ready ## open the workbench at http://localhost:8501
 	$(BIN)/streamlit run workbench/app.py
+
+notebooks: $(VENV)/ready-notebooks ## learn it by doing it, in JupyterLab
+	$(BIN)/jupyter lab $(JUPYTER) notebooks/01_first_answer.ipynb
 
 test: $(VENV)/ready-test .engine/ready check ## run everything that can fail
 	$(BIN)/python -m pytest
@@ -38,7 +45,7 @@ data: $(VENV)/ready ## compute what data/ keeps ready: the handbook's vectors
 
 pin: $(BIN)/uv ## renew constraints.txt with the newest packages that fit
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
-	    --group check --group bench --output-file constraints.txt pyproject.toml
+	    --extra notebooks --group check --group bench --output-file constraints.txt pyproject.toml
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .engine .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -56,7 +63,11 @@ $(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt
 	$(BIN)/python -m compileall -q lib workbench
 	touch $@
 
-$(VENV)/ready-test: $(VENV)/ready
+$(VENV)/ready-notebooks: $(VENV)/ready
+	$(INSTALL) --editable '.[notebooks]'
+	touch $@
+
+$(VENV)/ready-test: $(VENV)/ready-notebooks
 	$(INSTALL) --group check
 	touch $@
 

@@ -20,6 +20,7 @@ ORDER = [
     "engine",
     "doctor",
     "migrate",
+    "notebook",
     "cli",
 ]
 """Each part imports only what stands before it."""

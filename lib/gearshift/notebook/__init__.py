@@ -1,0 +1,39 @@
+"""What the notebooks in `notebooks/` share, so that their cells hold what they teach and no more.
+
+It shows what the library says, starts servers and ends them again. Needs the extra `notebooks`.
+"""
+
+from __future__ import annotations
+
+from gearshift.notebook._begin import begin, borrow_env, on_purpose
+from gearshift.notebook._servers import (
+    has_vllm,
+    install_vllm,
+    progress,
+    serve,
+    small_model,
+    stop,
+    tiny_model,
+)
+from gearshift.notebook._show import answer, causes, checks, memory, table
+from gearshift.notebook._widgets import fit_plan, watch
+
+__all__ = [
+    "answer",
+    "begin",
+    "borrow_env",
+    "causes",
+    "checks",
+    "fit_plan",
+    "has_vllm",
+    "install_vllm",
+    "memory",
+    "on_purpose",
+    "progress",
+    "serve",
+    "small_model",
+    "stop",
+    "table",
+    "tiny_model",
+    "watch",
+]
