@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gearshift.notebook._begin import begin, borrow_env, on_purpose
 from gearshift.notebook._servers import (
+    free_port,
     has_vllm,
     install_vllm,
     progress,
@@ -25,6 +26,7 @@ __all__ = [
     "causes",
     "checks",
     "fit_plan",
+    "free_port",
     "has_vllm",
     "install_vllm",
     "memory",

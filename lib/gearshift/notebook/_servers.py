@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -115,6 +116,12 @@ def serve(model: Path | str, **wish: Any) -> Record:
     record = carry_out(Wish(str(model), **wish), settings, on_change)
     print(f"{record.name} is {record.state} after {time.monotonic() - began:.0f} s: {record.url}")
     return record
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def stop(record: Record) -> None:
