@@ -24,7 +24,6 @@ from gearshift.providers._openai import OpenAIReader, _Choice
 from gearshift.providers._wire import StreamReader
 from gearshift.schemas import Chunk
 
-
 _sending: ContextVar[Request | None] = ContextVar("_sending", default=None)
 
 

@@ -28,7 +28,7 @@ from gearshift.bench.metrics import Request
 from gearshift.providers import _http
 from gearshift.providers._http import Budgets, Endpoint
 
-_STAGGER = 0.0002  # seconds between people who begin
+_STAGGER = 0.0005  # seconds between people who begin; one process sends about that fast
 _PROGRESS = 0.25  # seconds
 _TICK = 0.05  # seconds
 
