@@ -1,7 +1,7 @@
-"""Our load generator beside `vllm bench serve`, on the same real vLLM with the same prompts.
+"""Our load generator beside `vllm bench serve`, on one real vLLM with prompts of the same length.
 
 Starts a vLLM of `.engine` (made by `make test`) on the processor, with a tiny model of random
-weights and no prefix caching, and lets the two clients take turns: ours, theirs, theirs, ours …
+weights, and lets the two clients take turns: ours, theirs, theirs, ours …
 Printed are the medians of each, and the median of the ratios of the pairs with its confidence
 interval. Then what our client costs at 1,000 tokens a second, against a server that only streams.
 
@@ -125,9 +125,9 @@ def compare(url: str, model: str, python: Path, folder: Path, pairs: int, users:
         measured: dict[str, tuple[Figures, float]] = {}
         for client in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
             if client == "ours":
-                measured[client] = ours(url, model, users, number)
+                measured[client] = ours(url, model, users, 2 * number)
             else:
-                measured[client] = theirs(python, url, model, users, number, folder)
+                measured[client] = theirs(python, url, model, users, 2 * number + 1, folder)
         rows.append((measured["ours"][0], measured["theirs"][0]))
         shares.append((measured["ours"][1], measured["theirs"][1]))
         print(f"pair {number + 1}: load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
@@ -169,7 +169,7 @@ def main() -> None:
         model = tiny_models.make(tiny_models.CHAT, python, folder / "model")
         settings = Settings(home=folder / "home", vllm_python=python, _env_file=None)
         port = free_port()
-        choices = {"enable_prefix_caching": False, "max_model_len": 2048}
+        choices = {"max_model_len": 2048}
         start = prepare(Wish(str(model), port=port, choices=choices), settings)
         servers.serve(start.record, settings)
         try:
