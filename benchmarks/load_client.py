@@ -83,7 +83,8 @@ def theirs(
         "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", url,
         "--model", model, "--tokenizer", folder / "model", "--dataset-name", "sharegpt",
         "--dataset-path", asked, "--disable-shuffle", "--ignore-eos",
-        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", REQUESTS, "--max-concurrency", users,
+        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", REQUESTS,
+        "--max-concurrency", users,
         "--save-result", "--result-dir", folder, "--result-filename", answer.name,
         "--disable-tqdm",
     ]  # fmt: skip

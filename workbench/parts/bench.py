@@ -15,7 +15,8 @@ from gearshift.bench.machine import in_words
 from gearshift.bench.report import charts, html, label, remarks
 from parts.markdown import plain
 
-_HEIGHT = 260
+_HEIGHT = 320
+_LEGEND_LINE = 31  # pixels
 
 
 def show_record(record: dict[str, Any]) -> None:
@@ -34,28 +35,36 @@ def show_record(record: dict[str, Any]) -> None:
 
 def _draw(chart: Chart) -> None:
     rows = [
-        {"x": x, "y": y, "line": line.name, "of": line.group, "what": text}
+        {"x": x, "y": y, "line": line.name, "number": number, "what": text}
         for line in chart.lines
-        for (x, y), text in zip(line.points, line.labels, strict=True)
+        for number, ((x, y), text) in enumerate(zip(line.points, line.labels, strict=True))
     ]
-    frame = pd.DataFrame(rows, columns=["x", "y", "line", "of", "what"])
+    frame = pd.DataFrame(rows, columns=["x", "y", "line", "number", "what"])
     names = list(dict.fromkeys(line.name for line in chart.lines))
     groups = list(dict.fromkeys(line.group for line in chart.lines))
     colors = [COLORS[groups.index(line.group) % len(COLORS)] for line in chart.lines]
     dashes = [[line.dash, 4] if line.dash else [1, 0] for line in chart.lines]
     # Below each other, so that long names have room on a phone, too.
-    legend = alt.Legend(orient="bottom", columns=1, labelLimit=300, title=None)
+    legend = alt.Legend(
+        orient="bottom", columns=1, labelLimit=300, title=None, symbolType="stroke", symbolSize=400
+    )
     base = alt.Chart(frame, title=f"{chart.title}, {chart.y}").encode(
-        x=alt.X("x:Q", title=chart.x, scale=alt.Scale(domainMin=0), axis=alt.Axis(tickCount=6)),
+        x=alt.X(
+            "x:Q",
+            title=chart.x,
+            scale=alt.Scale(domainMin=0),
+            axis=alt.Axis(tickCount=6, tickMinStep=1),
+        ),
         y=alt.Y("y:Q", title=None, scale=alt.Scale(domainMin=0)),
         color=alt.Color("line:N", scale=alt.Scale(domain=names, range=colors), legend=legend),
         strokeDash=alt.StrokeDash(
             "line:N", scale=alt.Scale(domain=names, range=dashes), legend=legend
         ),
+        order="number:Q",
         tooltip=alt.Tooltip("what:N", title="measured"),
     )
-    lines = (base.mark_line() + base.mark_point(filled=True, size=50)).properties(
-        height=_HEIGHT + 18 * len(names)
+    lines = (base.mark_line() + base.mark_circle(size=50)).properties(
+        height=_HEIGHT + _LEGEND_LINE * len(names)
     )
     st.altair_chart(lines, width="stretch")
 

@@ -55,18 +55,18 @@ def _form() -> None:
     )
     seed = three.number_input("Seed", 0, value=0, key="bench-seed")
     wish = Wish(requests=int(requests) if requests else None, repeat=int(repeat), seed=int(seed))
-    # A callback, since a button's own value can get lost while a part of the page is refreshed.
+    # As on the Servers page: a button's own value can get lost while a part of the page is
+    # refreshed, and what is measured is what the form says now, so the callback only takes a note.
     st.button(
         "Measure",
         type="primary",
         icon=":material/speed:",
         disabled=not providers,
-        on_click=_start,
-        args=(name, wish, tuple(providers)),
+        on_click=lambda: st.session_state.update(bench_pressed=True),
         key="bench-start",
     )
-    if problem := st.session_state.pop("bench-problem", None):
-        show_problem(problem)
+    if st.session_state.pop("bench_pressed", False) and providers:
+        _start(name, wish, tuple(providers))
 
 
 def _start(name: str, wish: Wish, providers: tuple[str, ...]) -> None:
@@ -78,7 +78,7 @@ def _start(name: str, wish: Wish, providers: tuple[str, ...]) -> None:
     try:
         job.start(name, wish, providers, shlex.join(command))
     except GearshiftError as problem:
-        st.session_state["bench-problem"] = problem
+        show_problem(problem)
 
 
 @refreshed(every=1)
