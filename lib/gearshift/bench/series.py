@@ -239,6 +239,8 @@ class _Maker:
 
         wire = target.wire(self.answer_tokens, self.exactly)
         run = run_load(wire, workload, load, target.service.budgets, progress, cancel, notes)
+        if len(run.requests) > len(workload.bodies):
+            notes.append("prompts were sent more than once: a prefix cache makes those look fast")
         invalid = validity.why_invalid(run)
         here = is_loopback(wire.endpoint.url)
         notes += validity.notes(run, os.cpu_count() or 1, here)
