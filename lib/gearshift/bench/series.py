@@ -186,7 +186,7 @@ class _Maker:
         self.room = min(one.context for one in targets) - self.answer_tokens
         self.passages = min(one.service.passages for one in targets)
         self.exactly = wish.output_tokens is not None
-        if self.exactly and not target.lengthening(1, exactly=True):
+        if self.exactly and not target.lengthening(exactly=True):
             self.exactly = False
             self.notes.append(f"{target.provider} cannot be told an answer's exact length")
         elif self.exactly and wish.warmup and not takes_lengthening(target):
