@@ -15,12 +15,19 @@ from run_notebooks import digest
 
 from gearshift.engine import servers
 from gearshift.engine.processes import alive
+from gearshift.engine.start import Wish, carry_out
+from gearshift.migrate.convert import convert
+from gearshift.migrate.serving import checkpoint_folder
+from gearshift.notebook import SMALL_MODEL
+from gearshift.providers._llama_server import MODEL_NAME, weights
 from gearshift.settings import Settings
-from places import ROOT
+from places import ROOT, free_port
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NAMES = [path.name for path in PATHS]
+SHARING = ("03", "06", "07")
+"""Who would each start the same server: starting one takes most of their time."""
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +36,44 @@ def shared_home(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks") / "home"
 
 
+@pytest.fixture(scope="module")
+def shared_server(shared_home, engine_python):
+    """A server of the small model, for all who need one that is as it comes."""
+    url = f"http://localhost:{free_port()}"
+    settings = Settings(
+        home=shared_home, vllm_python=engine_python, vllm_base_url=url, _env_file=None
+    )
+    folder = checkpoint_folder(SMALL_MODEL, settings)
+    convert(weights(), folder, settings, lambda words, share: None)
+    record = carry_out(Wish(str(folder), names=(MODEL_NAME,)), settings)
+    yield record
+    servers.stop(record, settings, 0.0)
+
+
 @pytest.fixture
-def surroundings(shared_home, engine_python, monkeypatch):
+def server(path, request):
+    """It, for the notebooks that would start just that; the others find nothing at the address."""
+    return request.getfixturevalue("shared_server") if path.name.startswith(SHARING) else None
+
+
+@pytest.fixture
+def surroundings(shared_home, engine_python, server, monkeypatch):
     """What a notebook finds: its home, a vLLM, an Ollama if there is one, nothing else."""
     monkeypatch.setenv("GEARSHIFT_HOME", str(shared_home))
     monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
     if url := os.environ.get("OLLAMA_TEST_URL"):
         monkeypatch.setenv("OLLAMA_BASE_URL", url)
+    if server:
+        monkeypatch.setenv("VLLM_BASE_URL", server.url)
     scratch = Path(tempfile.mkdtemp(prefix="nb"))  # a short path: sockets have room for 100 bytes
     monkeypatch.setenv("TMPDIR", str(scratch))
     yield scratch
     settings = Settings(home=shared_home, _env_file=None)
-    left = [record for record in servers.status(settings) if any(map(alive, record.tree))]
-    for record in left:
-        servers.stop(record, settings, 0.0)
+    known = [record for record in servers.status(settings) if any(map(alive, record.tree))]
+    left = [record.name for record in known if not server or record.name != server.name]
+    for record in known:
+        if record.name in left:
+            servers.stop(record, settings, 0.0)
     there = sorted(path.name for path in scratch.iterdir())
     shutil.rmtree(scratch)
     assert left == []

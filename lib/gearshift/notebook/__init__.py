@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gearshift.notebook._begin import begin, borrow_env, on_purpose
 from gearshift.notebook._servers import (
+    SMALL_MODEL,
     free_port,
     has_vllm,
     install_vllm,
@@ -20,6 +21,7 @@ from gearshift.notebook._show import answer, causes, checks, memory, table
 from gearshift.notebook._widgets import fit_plan, watch
 
 __all__ = [
+    "SMALL_MODEL",
     "answer",
     "begin",
     "borrow_env",

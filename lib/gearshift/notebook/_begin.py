@@ -42,7 +42,7 @@ def begin() -> Settings:
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     os.environ.pop("FORCE_COLOR", None)  # by the kernel: commands would write for a terminal
     os.environ["COLUMNS"] = "110"
-    alt.renderers.enable("png", scale_factor=2)
+    alt.renderers.enable("png", scale_factor=1.5)
     pd.set_option("display.max_colwidth", None, "display.width", 120)
     print(f"Gearshift {__version__}, provider {settings.llm_provider}, state in {settings.home}")
     return settings

@@ -22,6 +22,9 @@ from gearshift.notebook import _tiny_child
 from gearshift.providers._llama_server import MODEL_NAME, weights
 from gearshift.settings import environment_for_vllm, load_settings
 
+SMALL_MODEL = "SmolLM2-135M-Instruct"
+"""What the checkpoint of the embedded model is called."""
+
 _started: set[int] = set()
 """The ports of the servers that this notebook has started."""
 
@@ -56,13 +59,13 @@ def has_vllm() -> bool:
 
 
 def small_model() -> Path:
-    """A checkpoint of the embedded model, SmolLM2-135M-Instruct, made once; vLLM serves it.
+    """A checkpoint of the embedded model, made once; vLLM serves it.
 
     Raises:
         EngineError: it cannot be made, or vLLM is not installed (its Python does the work).
     """
     settings = load_settings()
-    folder = checkpoint_folder("SmolLM2-135M-Instruct", settings)
+    folder = checkpoint_folder(SMALL_MODEL, settings)
     return convert(weights(), folder, settings, progress()).folder
 
 
@@ -100,7 +103,7 @@ def serve(model: Path | str, **wish: Any) -> Record:
         EngineError: it is refused, or fails; its log is then the doctor's to read.
     """
     settings = load_settings()
-    if Path(model) == checkpoint_folder("SmolLM2-135M-Instruct", settings):
+    if Path(model) == checkpoint_folder(SMALL_MODEL, settings):
         wish.setdefault("names", (MODEL_NAME,))
     wanted = prepare(Wish(str(model), **wish), settings).record.launch
     there = servers.find_on(wanted.port, settings)
