@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
-# No news, no question about them; kernels are spoken to over encrypted connections.
-JUPYTER := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-    --KernelManager.transport_encryption=auto $(if $(filter 0,$(shell id -u)),--allow-root)
+# Kernels are spoken to over encrypted connections; two defaults of Jupyter's contradict each other.
+JUPYTER := --KernelManager.transport_encryption=auto --ServerApp.websocket_ping_interval=90000 \
+    $(if $(filter 0,$(shell id -u)),--allow-root)
+# JupyterLab asks nobody whether it may fetch news.
+LAB_SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
 .PHONY: run notebooks test check format soak bench screenshots data pin clean help
 
@@ -65,6 +67,8 @@ $(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt
 
 $(VENV)/ready-notebooks: $(VENV)/ready
 	$(INSTALL) --editable '.[notebooks]'
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	echo '$(LAB_SETTINGS)' > $(VENV)/share/jupyter/lab/settings/overrides.json
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready-notebooks

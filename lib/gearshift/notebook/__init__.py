@@ -11,13 +11,14 @@ from gearshift.notebook._servers import (
     free_port,
     has_vllm,
     install_vllm,
+    processes,
     progress,
     serve,
     small_model,
     stop,
     tiny_model,
 )
-from gearshift.notebook._show import answer, causes, checks, memory, table
+from gearshift.notebook._show import answer, causes, checks, memory, table, text
 from gearshift.notebook._widgets import fit_plan, watch
 
 __all__ = [
@@ -33,11 +34,13 @@ __all__ = [
     "install_vllm",
     "memory",
     "on_purpose",
+    "processes",
     "progress",
     "serve",
     "small_model",
     "stop",
     "table",
+    "text",
     "tiny_model",
     "watch",
 ]

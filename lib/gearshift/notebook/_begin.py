@@ -16,6 +16,7 @@ import pandas as pd
 
 from gearshift import __version__, logs
 from gearshift.errors import GearshiftError
+from gearshift.notebook._show import text
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import ENV_FILE, Settings, load_settings
 
@@ -66,6 +67,6 @@ def on_purpose(kind: type[GearshiftError] = GearshiftError) -> Iterator[None]:
     try:
         yield
     except kind as error:
-        print(f"{type(error).__name__}: {error.message}\nnext: {error.hint}")
+        text(f"{type(error).__name__}: {error.message}\nnext: {error.hint}")
     else:
         raise AssertionError(f"{kind.__name__} was expected, and nothing went wrong")

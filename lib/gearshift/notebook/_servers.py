@@ -7,8 +7,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from gearshift.engine import environment, servers
 from gearshift.engine.environment import Engine
@@ -125,6 +128,20 @@ def free_port() -> int:
     """A port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def processes(record: Record) -> list[dict[str, str]]:
+    """Names and memory of the processes that belong to a server now, the largest first."""
+    there = servers.find_on(record.launch.port, load_settings())
+    found = []
+    for process in there.tree if there else ():
+        with suppress(psutil.NoSuchProcess):
+            one = psutil.Process(process.pid)
+            found.append((one.memory_info().rss, one.name()))
+    return [
+        {"process": name, "memory": f"{size / 2**30:.1f} GiB"}
+        for size, name in sorted(found, reverse=True)
+    ]
 
 
 def stop(record: Record) -> None:

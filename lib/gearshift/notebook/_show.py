@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-import pandas as pd
 from IPython.display import display
 
 from gearshift.doctor import Report
@@ -15,6 +15,8 @@ from gearshift.engine.forecast import Forecast
 from gearshift.rag.prompt import label
 from gearshift.schemas import Answer, CitedBy
 
+_WIDTH = 100
+_LEFT = 'style="text-align:left"'
 _MARKS = {"passed": "✓", "warning": "!", "failed": "✗", "refused": "✗", "unknown": "?"}
 
 
@@ -23,17 +25,34 @@ def both(html: str, text: str) -> None:
     display({"text/html": html, "text/plain": text}, raw=True)  # type: ignore[no-untyped-call]
 
 
+def text(words: str) -> None:
+    """Prints a text in lines of at most 100 characters, its own lines kept."""
+    for line in words.splitlines():
+        inside = line[: len(line) - len(line.lstrip())]
+        print(
+            textwrap.fill(
+                line,
+                _WIDTH,
+                subsequent_indent=inside,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+
+
 def table(rows: Iterable[Mapping[str, Any]]) -> None:
     """Shows rows as a table; what is unknown is left empty."""
-    found = [{name: _cell(value) for name, value in row.items()} for row in rows]
-    frame = pd.DataFrame(found).fillna("")
-    lines = [[*frame.columns], *frame.values.tolist()]
+    cells = [{name: _cell(value) for name, value in row.items()} for row in rows]
+    names = list(dict.fromkeys(name for row in cells for name in row))
+    lines = [names, *([row.get(name, "") for name in names] for row in cells)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = "\n".join(
+    plain = "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
-    both(frame.to_html(index=False, border=0, justify="left"), text)
+    head, *body = ("".join(f"<td {_LEFT}>{escape(cell)}</td>" for cell in line) for line in lines)
+    head = head.replace("td", "th")
+    both(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>", plain)
 
 
 def _cell(value: Any) -> str:
@@ -50,20 +69,20 @@ def checks(found: Iterable[Any], *names: str) -> None:
     if missing := set(names) - {check.name for check in chosen}:
         raise KeyError(f"there is no check {', '.join(sorted(missing))}")
     for check in chosen:
-        print(f"{_MARKS[str(check.status)]} {check.name}: {check.message}")
+        text(f"{_MARKS[str(check.status)]} {check.name}: {check.message}")
         if check.hint and check.status != "passed":
-            print(f"    next: {check.hint}")
+            text(f"    next: {check.hint}")
 
 
 def causes(report: Report) -> None:
     """Shows what the doctor recognised, the most likely cause first."""
     for cause in report.causes:
-        print(f"{cause.cause}: {cause.meaning}\n  line {cause.line}: {cause.evidence}")
-        print(f"  fix: {cause.fix}")
+        text(f"{cause.cause}: {cause.meaning}\n  line {cause.line}: {cause.evidence}")
+        text(f"  fix: {cause.fix}")
     if not report.causes and report.first_error:
-        line, text = report.first_error
+        line, said = report.first_error
         print("No failure that is known. The first line that looks like an error:")
-        print(f"  line {line}: {text}")
+        text(f"  line {line}: {said}")
     if not report.causes and not report.first_error:
         print("No failure that is known, and no line that looks like an error.")
 
@@ -77,17 +96,17 @@ def answer(found: Answer) -> None:
     if not found.complete:
         error = found.error or {"message": f"it is {found.state}", "hint": ""}
         raise RuntimeError(f"no whole answer: {error['message']} ({error['hint']})")
-    text = found.text
+    said = found.text
     for citation in sorted(found.citations, key=lambda c: -c.end):
         if citation.by is CitedBy.MATCH:
-            text = f"{text[: citation.end]} [≈{citation.number}]{text[citation.end :]}"
+            said = f"{said[: citation.end]} [≈{citation.number}]{said[citation.end :]}"
     cited = {citation.number for citation in found.citations}
     sources = [f"[{s.number}] {label(s.passage)}" for s in found.sources if s.number in cited]
     ttft, total = found.timings.ttft_s, found.timings.total_s
     times = f"first token after {ttft:.1f} s, whole after {total:.1f} s" if ttft and total else ""
     instead = [f"{name} did not answer: {why}" for name, why in found.skipped.items()]
     facts = f"{found.provider}, {found.model}: {times}"
-    print("\n".join([text.strip(), "", *sources, *instead, facts]))
+    text("\n".join([said.strip(), "", *sources, *instead, facts]))
 
 
 def memory(planned: Forecast) -> None:
