@@ -31,6 +31,20 @@ _ASKED = re.compile(
     r"(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
     r"|sudo |uv |pip3? |curl |gearshift )"
 )
+_WENT_WRONG = re.compile(
+    r"error|exception|fatal|fail|cannot|could ?n.t|denied|→|[-=]>|[:;,] +['\"`]|\bkilled\b"
+)
+_SETTING = re.compile(  # of the environment, as `env`, compose files, Dockerfiles and units list it
+    r"""\W*(?:(?:export|set|env|environment)\b[ =]"?)?"""
+    r"""(?:(?!\w*(?:err|mess|msg|reason|detail|status|code))[a-z][a-z0-9]*_\w*["']?(?:: ?|=)"""
+    r"""(?:"[^"\s]*"|'[^'\s]*'|[^\s"']*)[\s,"\\]*)+""",
+    re.IGNORECASE,
+)
+_SETTINGS = re.compile(r'env="?map\[.{0,4000}?\]"?(?= |$)')  # as Ollama says when it starts
+_CHANGE = re.compile(  # in a list of changes: what was mended, not what happened
+    r"\W*(?:(?:fix|feat|chore|docs|perf|refactor|test|ci|build)(?:\([\w./ -]+\))?!?: "
+    r"|(?:.{0,300}\(#\d+\)|.{0,300} in (?:#\d+|https://\S+/pull/\d+))$)"
+)
 _LOOKALIKES = str.maketrans({"’": "'", "‘": "'", "−": "-", "–": "-", "“": '"', "”": '"'})
 _COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _LEVEL = re.compile(
@@ -73,12 +87,13 @@ class Log:
     def level(self, number: int) -> Level:
         """What the line calls itself; all that say nothing count as errors.
 
-        A command tells what was asked for, not what happened.
+        A command tells what was asked for, not what happened, unless its error stands beside it.
         """
-        line = self.lines[number - 1][:100].lower()
-        found = _LEVEL.search(line)
+        line = self.lines[number - 1][:_LONGEST].lower()
+        found = _LEVEL.search(line, 0, 100)
         if found is None:
-            return Level.INFO if _ASKED.match(line) else Level.ERROR
+            asked = _ASKED.match(line) and not _WENT_WRONG.search(line)
+            return Level.INFO if asked or _CHANGE.match(line) else Level.ERROR
         return Level.INFO if found["info"] else Level.WARNING
 
     def first_trouble(self) -> int | None:
@@ -137,11 +152,12 @@ def decode(data: bytes) -> str:
 def _clean(lines: Iterable[str]) -> Iterable[str]:
     seen: set[str] = set()
     for line in lines:
-        if _ORDINARY.search(line):
+        if _ORDINARY.search(line) or _SETTING.fullmatch(line, 0, _LONGEST):
             yield ""
             continue
         text = _FRAME.sub("", _COLOUR.sub("", line[:_LONGEST])).rstrip()
-        text = text.replace("\\n", "  ").replace('\\"', ' "').translate(_LOOKALIKES)
+        text = _SETTINGS.sub("", text).replace("\\n", "  ").replace('\\"', ' "')
+        text = text.translate(_LOOKALIKES)
         essence = re.sub(r"\d+", "0", text)
         if essence in seen and len(essence) > 3:
             yield ""

@@ -22,7 +22,10 @@ _HEALTHY = re.compile(
     r"application startup complete|uvicorn running on|listening on |avg generation throughput"
     r"|startup complete|server is ready|llama runner started"
 )
-_DENIED = re.compile(r"\b(?:no|without|never)\W{1,3}$")
+_DENIED = re.compile(
+    r"\b(?:no|without|never|fix(?:ed|es)|solve[sd]|resolve[sd]|avoid(?:s|ed|ing)?|prevent(?:s|ed|ing)?)"
+    r"\W{1,3}(?:(?:the|an?|any|all|my|our|your|more|further)\W{1,3})*$"
+)
 _HARMLESS = re.compile(r"(?:safe to|can be|safely|may be) ?ignored?")
 _LOOKED_AT = 20  # places of a message; the first that counts is enough
 _LONGEST = 400  # characters of a line that is shown
@@ -81,6 +84,11 @@ class _Match:
         """Specific messages before general ones, errors before warnings, early before late."""
         return (self.signature.tier, self.level, self.found.start())
 
+    @property
+    def told(self) -> bool:
+        """Whether it counts in the log of a healthy server, too."""
+        return self.signature.informs and self.signature.tier < Tier.NOTICE
+
 
 def diagnose(log: Log) -> Report:
     """The causes that a log shows."""
@@ -110,7 +118,7 @@ def _matches(log: Log, text: str) -> list[_Match]:
             for match in islice(pattern.finditer(text), _LOOKED_AT):
                 line = log.number(match.start())
                 level = log.level(line)
-                if _DENIED.search(text, max(0, match.start() - 12), match.start()):
+                if _DENIED.search(text, max(0, match.start() - 40), match.start()):
                     continue
                 if level is not Level.INFO or signature.informs:
                     found.append(_Match(signature, match, line, level))
@@ -119,14 +127,17 @@ def _matches(log: Log, text: str) -> list[_Match]:
 
 
 def _believed(matches: list[_Match], text: str) -> list[_Match]:
-    """Wrappers only if there is nothing else, and notices only where no healthy server speaks."""
+    """Wrappers only if there is nothing else, and what healthy servers say, too, only elsewhere.
+
+    A healthy server's warnings are such notices, but for those that tell what answers suffer from.
+    """
     real = [match for match in matches if match.signature.tier < Tier.WRAPPER]
     if not real:
         return matches
+    if not (_HEALTHY.search(text) or _HARMLESS.search(text)):
+        return real
     errors = [m for m in real if m.signature.tier < Tier.NOTICE and m.level is Level.ERROR]
-    if not errors and (_HEALTHY.search(text) or _HARMLESS.search(text)):
-        return []
-    return real
+    return real if errors else [m for m in real if m.told]
 
 
 def _diagnosis(match: _Match, log: Log, told: Told, redact: Redactor) -> Diagnosis:

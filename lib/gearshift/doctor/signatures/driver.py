@@ -5,6 +5,12 @@ from __future__ import annotations
 from gearshift.doctor._signature import Signature, Tier
 from gearshift.doctor.causes import Cause
 
+_SEE_GPU = (
+    "see that `nvidia-smi` works in the same place (container: --gpus all), that "
+    "CUDA_VISIBLE_DEVICES is not empty, and that the build fits: gearshift engine check; "
+    "without a GPU: gearshift engine install takes the build for processors"
+)
+
 SIGNATURES = (
     Signature(
         Cause.DRIVER_MISMATCH,
@@ -66,34 +72,44 @@ SIGNATURES = (
             r"libcuda\.so(?:\.\d+)?(?:[:'\"` ]|… )(?:cannot|could not|not|no such|missing)",
             r"libcuda(?:\.so(?:\.\d)?)? (?:cannot|not) (?:be )?found",
             r"libnvidia-ml\.so(?:\.\d+)?… (?:cannot open|not found|no such)",
+            r"(?:couldn.t|could not|cannot) find… libnvidia-ml",
+            r"couldn.t communicate with the nvidia driver",
             r"nvml shared library not found",
             r"nvmlerror_librarynotfound",
             r"(?:no|missing) libcuda\b",
             r"found no nvidia driver on your system",
         ),
-        "The driver's library is not there: no driver, or a container that was not given it.",
+        "The driver is not there or not loaded, or the container was not given its library.",
         "run `nvidia-smi`; where it works, start the container with --gpus all (the NVIDIA "
         "container toolkit puts libcuda.so.1 into it); where it does not, install the driver",
     ),
     Signature(
         Cause.NO_GPU,
         (
-            r"failed to infer device type",
             r"torch not compiled with cuda enabled",
             r"no cuda gpus are available",
             r"no cuda-capable device is detected",
             r"cudaerrornodevice",
             r"device string must not be empty",
-            r"no platform detected",
-            r"unspecifiedplatform",
             r"torch\.cuda\.is_available\(\)[^\n]{0,20}(?:false|returns false)",
             r"no (?:supported )?(?:gpu|accelerator) (?:was |were )?(?:found|detected)… vllm",
         ),
         "vLLM finds no GPU, or was installed in a build for another kind of device.",
-        "see that `nvidia-smi` works in the same place (container: --gpus all), that "
-        "CUDA_VISIBLE_DEVICES is not empty, and that the build fits: gearshift engine check; "
-        "without a GPU: gearshift engine install takes the build for processors",
+        _SEE_GPU,
         unless=r"llama|ollama",
+    ),
+    Signature(
+        Cause.NO_GPU,
+        (
+            r"failed to infer device type",
+            r"no platform detected",
+            r"unspecifiedplatform",
+            r"found no nvidia driver on your system",
+        ),
+        "vLLM finds no GPU, or was installed in a build for another kind of device.",
+        _SEE_GPU,
+        tier=Tier.GENERAL,
+        unless=r"ollama",
     ),
     Signature(
         Cause.DOCKER_RUNTIME,
@@ -134,7 +150,6 @@ SIGNATURES = (
             r"requires uva\b",
             r"unified virtual addressing… not (?:available|supported)",
             r"uva… (?:not available|unavailable|unsupported)",
-            r"vllm_wsl2_enable_pin_memory",
         ),
         "Under WSL 2 memory cannot be pinned by default, and vLLM's new runner needs that.",
         "set VLLM_WSL2_ENABLE_PIN_MEMORY=1 (kernel 4.19.121 or newer), or "

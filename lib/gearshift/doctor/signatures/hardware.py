@@ -14,6 +14,11 @@ def _half(_: Found) -> Fix:
     )
 
 
+_ASSEMBLER = (
+    "take a vLLM built for CUDA 13, or set TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas to that of "
+    "a newer CUDA toolkit"
+)
+
 SIGNATURES = (
     Signature(
         Cause.BF16,
@@ -35,6 +40,7 @@ SIGNATURES = (
             r"quantization (?:method|scheme) [\w.-]* ?is not supported for the current gpu",
             r"min(?:imum)? capability: \d+",
             r"scaled_mm… (?:is )?only supported (?:on|for)",
+            r"no compiled cutlass_\w+ for… (?:cuda )?device capability:? \d\d\b",
             r"fp8e4nv not supported",
             r"fp8e4(?:nv|m3\w*)… not supported",
             r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|int8|quanti[sz]\w*)… (?:requires?|needs|"
@@ -42,13 +48,20 @@ SIGNATURES = (
             r"blackwell|ampere|turing)",
             r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|bitsandbytes) (?:[\w.-]+ ){0,4}"
             r"(?:is |are )?(?:not|un)\s?supported (?:on|by|for) (?:this|the|your|current)",
-            r"failed to find a kernel that can implement the \w+ linear layer",
             r"current platform… does not support… quantization",
         ),
         "This GPU is too old for the way in which the weights are quantized.",
         "take the model in 16 bits or in another quantization (AWQ wants compute capability 7.5, "
         "Marlin kernels 8.0, FP8 8.9), or a newer GPU",
         unless=r"gguf model with architecture",
+    ),
+    Signature(
+        Cause.QUANTIZATION,
+        (r"failed to find a kernel that can implement the \w+ linear layer",),
+        "No kernel for such quantized weights runs on this GPU, or cut into so many shards.",
+        "take the model in 16 bits or in another quantization, a smaller --tensor-parallel-size, or "
+        "a newer GPU; the lines below the message name the reason of each kernel",
+        tier=Tier.GENERAL,
     ),
     Signature(
         Cause.FLASH_ATTENTION,
@@ -76,16 +89,19 @@ SIGNATURES = (
         Cause.PTXAS,
         (
             r"is not defined for option .{0,3}gpu-name",
-            r"ptxas fatal",
             r"unsupported gpu architecture .{0,3}compute_",
-            r"ptx(?:as)? (?:codegen )?error",
-            r"ptxaserror",
-            r"triton_ptxas_path",
+            r".sm_\d+\w?. is not a recognized processor",
             r"unsupported \.version \d",
         ),
         "The assembler that Triton or nvcc brought does not know a GPU this new.",
-        "take a vLLM built for CUDA 13, or set TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas to that "
-        "of a newer CUDA toolkit",
+        _ASSEMBLER,
+    ),
+    Signature(
+        Cause.PTXAS,
+        (r"ptxas fatal", r"ptx(?:as)? (?:codegen )?error", r"ptxaserror"),
+        "The assembler that Triton or nvcc brought could not make the kernel for this GPU.",
+        _ASSEMBLER,
+        tier=Tier.GENERAL,
     ),
     Signature(
         Cause.COMPUTE_CAPABILITY,
@@ -96,6 +112,9 @@ SIGNATURES = (
             r"not compatible with the current pytorch installation",
             r"pytorch no longer supports this gpu",
             r"minimum cuda capability supported by this library",
+            r"minimum and maximum cuda capability supported",
+            r"no compiled cutlass_\w+ for… (?:cuda )?device capability:? 1\d\d\b",
+            r"compute capability (?:below|less than|lower than|under) 7\.0",
             r"no (?:sm_\d+\w?|blackwell|pascal) kernels",
             r"(?:unsupported|insufficient) (?:cuda )?compute capability",
             r"requires? (?:a )?(?:gpu with )?(?:cuda )?compute capability (?:of )?(?:at least )?"
@@ -127,5 +146,6 @@ SIGNATURES = (
         "start with --enforce-eager, or --compilation-config.cudagraph_mode=PIECEWISE, to see "
         "whether graphs are the cause; then a newer vLLM",
         tier=Tier.GENERAL,
+        unless=r"ggml",
     ),
 )

@@ -110,6 +110,7 @@ SIGNATURES = (
             r"available kv cache memory: -[\d.]+",
             r"negative .{0,3}available kv cache",
             r"available kv cache memory \(-[\d.]+",
+            r"available kv cache memory is negative",
             r"# (?:gpu|cuda) blocks: 0\b",
             r"no (?:gpu )?memory (?:is )?(?:left|available) for (?:the )?kv[ -]?cache",
         ),

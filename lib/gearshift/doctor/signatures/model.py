@@ -51,9 +51,8 @@ SIGNATURES = (
     Signature(
         Cause.CONTEXT_ABOVE_MODEL,
         (
-            r"is greater than the (?:derived|drived) max_model_len",
+            r"greater than the (?:derived|drived) max_model_len",
             r"user-specified max_model_len",
-            r"vllm_allow_long_max_model_len",
             r"max_model_len… (?:larger|greater|longer|bigger|exceeds)… (?:derived|"
             r"max_position_embeddings|model.s (?:own )?(?:maximum|limit|context))",
         ),
@@ -81,6 +80,7 @@ SIGNATURES = (
         Cause.CONTEXT_EXCEEDED,
         (
             r"maximum context length is",
+            r"model.s context length is only \d+",
             r"longer than the maximum model length",
             r"too long to fit into the model",
             r"input prompt \(\d+ tokens\) is too long",
@@ -187,6 +187,7 @@ SIGNATURES = (
             r".{0,3}transformers",
             r"config.{0,3} object has no attribute .{0,3}rope_(?:theta|scaling)",
             r"tokenizersbackend has no attribute",
+            r"processor\.__init__\(\) got (?:multiple values|an unexpected keyword)",
         ),
         "The installed transformers is newer than this vLLM can work with.",
         "upgrade vLLM, or pin transformers below 5 (such as 4.57) in its environment; gearshift "
@@ -203,6 +204,11 @@ SIGNATURES = (
             r"cannot import name .{0,3}\w*(?:config|processor|model|forcausallm|"
             r"forconditionalgeneration|tokenizer|tokenizerfast).{0,3} from .{0,3}transformers",
             r"configuration_auto\.py…\s+(?:[^\n]*\n){0,3}?[^\n]*keyerror",
+            r"keyerror: [^\n]*\s*(?:[^\n]*\n){0,3}?[^\n]*(?:configuration_auto\.py|config_mapping\[)",
+            r"keyerror: ['\"](?:qwen|llama|gemma|mi[nx]?i?stral|mixtral|phi|deepseek|glm|gpt_oss|"
+            r"granite|olmo|smollm|command|cohere|kimi|minimax|exaone|nemotron|internvl|ernie|lfm)\w*"
+            r"['\"]",
+            r"rope_scaling.{0,3} must be a dictionary with two fields",
             r"unrecognized (?:model|configuration class) ",
             r"has no attribute .{0,3}\w+(?:config|forcausallm|forconditionalgeneration)\b",
         ),
@@ -229,6 +235,8 @@ SIGNATURES = (
             r"safetensor\w*error",
             r"error while deserializing header",
             r"headertoo(?:large|small)",
+            r"invalid json in header",
+            r"git-lfs\.github\.com/spec",
             r"metadataincompletebuffer",
             r"pytorchstreamreader failed",
             r"cannot find any model weights",

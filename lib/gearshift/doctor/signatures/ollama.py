@@ -11,6 +11,11 @@ _REFUSED = (
     r"no connection could be made|connect call failed|all connection attempts failed)"
 )
 
+_NO_GPU = (
+    "see that nvidia-smi works (container: docker run --gpus=all; after sleep: sudo rmmod "
+    "nvidia_uvm && sudo modprobe nvidia_uvm), start Ollama again, then look at: ollama ps"
+)
+
 
 def _longer(found: Found) -> Fix:
     prompt = int(found.number("prompt"))
@@ -120,7 +125,6 @@ SIGNATURES = (
         (
             r"maximum pending requests exceeded",
             r"server busy,? please try again",
-            r"ollama_max_queue",
         ),
         "More requests wait than Ollama lets: it answers few at once.",
         "send fewer at once, raise OLLAMA_NUM_PARALLEL (and OLLAMA_MAX_QUEUE, 512), or shift to "
@@ -159,6 +163,7 @@ SIGNATURES = (
             r"newer version of ollama",
             r"(?:upgrade|update) (?:your )?ollama",
             r"pull model manifest: 412",
+            r"not supported by your version of ollama",
         ),
         "The model is newer than this Ollama.",
         "upgrade Ollama (on Linux: run its install script again), then pull the model again",
@@ -170,7 +175,7 @@ SIGNATURES = (
             r"must be downloaded again",
             r"invalid file magic",
             r"(?:sha256|checksum) (?:mismatch|verification failed)",
-            r"pull[^\n]{0,80}unexpected eof",
+            r"pull[^\n]{0,80}unexpected eof|unexpected eof[^\n]{0,80}pull",
         ),
         "A download was damaged on its way.",
         "ollama pull MODEL once more (ollama rm MODEL first if it recurs); check disk and proxy",
@@ -194,7 +199,7 @@ SIGNATURES = (
             r"(?:failed|unable) to allocate (?:cuda|rocm|vulkan|metal|sycl)\d* buffer",
             r"alloc_tensor_range: failed",
             r"ggml_\w+: (?:failed to allocate|out of memory)",
-            r"failed to allocate (?:compute |buffer for (?:the )?)(?:buffers?|kv cache)",
+            r"failed to allocate (?:compute (?:\w+ )?|buffer for (?:the )?)(?:buffers?|kv cache)",
             r"(?:ggml|llama_)[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*(?:cuda error: out of memory|"
             r"cuda_error_out_of_memory|out of (?:device )?memory)",
             r"cuda error: out of memory[^\n]*\n?[^\n]*(?:ggml|llama_)",
@@ -224,7 +229,6 @@ SIGNATURES = (
         Cause.OLLAMA_LOAD_TIMEOUT,
         (
             r"timed out waiting for (?:llama )?(?:runner|server|llama-server)(?: to start)?",
-            r"ollama_load_timeout",
             r"client connection closed before (?:server|llama)[^\n]{0,20} finished loading",
             r"aborting load",
         ),
@@ -238,7 +242,7 @@ SIGNATURES = (
         (
             r"failure during gpu discovery",
             r"failed to finish discovery before timeout",
-            r"bootstrap discovery took",
+            r"bootstrap discovery took\W+duration=(?:\d+m|\d{2,}(?:\.\d+)?s)",
             r"amd driver is too old|amd driver is older",
             r"amdgpu (?:version file missing|driver[^\n]{0,40}(?:too old|old|upgrade|outdated))",
             r"rocm[^\n]{0,60}driver[^\n]{0,40}(?:too old|outdated|upgrade|older)",
@@ -253,6 +257,7 @@ SIGNATURES = (
             r"(?:llama[ -])?(?:runner|server) process has terminated",
             r"runner process no longer running",
             r"model runner has unexpectedly stopped",
+            r"post .?https?://(?:127\.0\.0\.1|localhost):\d+/(?:completion|load|embedding)\W{1,4}eof",
             r"runner (?:has )?(?:crashed|unexpectedly stopped|exited)",
             r"error starting (?:llama|runner)[^\n]*",
             r"llama[ -]runner[^\n]{0,60}(?:exit status|exited|crash|terminated)",
@@ -269,7 +274,8 @@ SIGNATURES = (
             r"no compatible gpus? (?:were|was) discovered",
             r"offloaded 0/\d+ layers",
             r"no suitable rocm found",
-            r"\b100% cpu\b",
+            r"\b[kmg]b 100% cpu\b",
+            r"ollama ps\b[^\n]{0,40}\s(?:[^\n]*\n){0,2}?[^\n]*100% cpu",
             r"(?:no nvidia devices|no gpus?) detected[^\n]{0,60}(?:ollama|cpu)?",
             r"(?:falling|fall|fell) back to cpu",
             r"cuda driver library (?:failed|init failure|init err)",
@@ -277,13 +283,22 @@ SIGNATURES = (
             r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*",
             r"ollama[^\n]{0,80}(?:not using|doesn.t use|does not use|ignores?|without) "
             r"(?:the |my |a )?gpu",
+        ),
+        "Ollama works on the processor: it finds no GPU that it can use.",
+        _NO_GPU,
+        tier=Tier.GENERAL,
+        unless=r"vllm",
+        informs=True,
+    ),
+    Signature(
+        Cause.OLLAMA_GPU_UNUSED,
+        (
             r"entering low vram mode[^\n]*total vram.{0,3}\"?0 b",
             r"library=cpu\b[^\n]*(?:total|available)=",
         ),
         "Ollama works on the processor: it finds no GPU that it can use.",
-        "see that nvidia-smi works (container: docker run --gpus=all; after sleep: sudo rmmod "
-        "nvidia_uvm && sudo modprobe nvidia_uvm), start Ollama again, then look at: ollama ps",
-        tier=Tier.GENERAL,
+        _NO_GPU,
+        tier=Tier.NOTICE,
         unless=r"vllm",
         informs=True,
     ),

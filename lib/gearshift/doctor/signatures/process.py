@@ -21,6 +21,7 @@ SIGNATURES = (
             r"lib(?:torch\w*|c10\w*|cublas\w*|cudnn\w*|cusparse\w*|nvrtc\w*|nccl)\.so[\w.]*:? "
             r"(?:cannot open shared object|undefined symbol)",
             r"_c(?:_\w+)?(?:\.abi3)?\.so… undefined symbol",
+            r"_opnamespace.{0,5}_\w+.{0,3} object has no attribute",
             r"object has no attribute .{0,3}(?:silu_and_mul|rms_norm|\w+_attention|gptq_marlin\w*|"
             r"init_custom_ar|convert_fp8|reshape_and_cache)",
             r"operator torchvision::nms does not exist",
@@ -74,7 +75,8 @@ SIGNATURES = (
         (
             r"could not find nvcc",
             r"nvcc(?:\W{0,3}:| ) ?(?:command )?not found",
-            r"(?:no such file or directory|filenotfounderror)[^\n]{0,20}nvcc",
+            r"(?:no such file or directory|filenotfounderror)[^\n]{0,60}nvcc",
+            r"flashinfer[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*nvcc fatal",
             r"cuda_home environment variable is not set",
             r"default cuda_home",
             r"flashinfer… (?:nvcc|jit|ninja|compile)… (?:fail|error|not|missing|require)",
@@ -135,8 +137,14 @@ SIGNATURES = (
     ),
     Signature(
         Cause.OPTION_UNKNOWN,
-        (r"unrecognized arguments: (?P<option>--?[\w-]+)", r"error: argument --?[\w-]+: invalid"),
-        "This vLLM does not know an option that it was given.",
+        (
+            r"unrecognized arguments: (?P<option>--?[\w-]+)",
+            r"error: argument (?P<option>--?[\w-]+)(?:/--?[\w-]+)*: ?"
+            r"(?:invalid|expected|ignored|not allowed)",
+            r"engineargs…unexpected keyword argument .?(?P<option>\w+)",
+            r"unexpected keyword argument .?(?P<option>\w+)…engineargs",
+        ),
+        "This vLLM does not know an option that it was given, or not that value of it.",
         "leave {option} out, or look it up: vllm serve --help=all; options come and go with "
         "versions",
     ),
@@ -152,6 +160,9 @@ SIGNATURES = (
         Cause.HOST_MEMORY,
         (
             r"oom-kill|oom ?killer|out of memory: killed process",
+            r"(?<![^\n])killed(?![^\n])",
+            r"failed core proc\(s\): \{[^}]*: -9\b",
+            r"exit ?code:? -9\b",
             r"oomkilled",
             r"cannot allocate memory",
             r"died with <signals\.sigkill",
@@ -187,6 +198,8 @@ SIGNATURES = (
             r"query dim\(\d+\) doesn't match the column \w+ (?:vector )?dim\(\d+\)",
             r"different (?:vector|number of) dimensions? \[?\d+\]? (?:than|and)",
             r"expected \d+ dimensions, not \d+",
+            r"assert d == self\.d\b",
+            r"shapes \(\d+,\d*\) and \(\d+,\d*\) not aligned",
             r"vector lengths don't match: \d+ vs\.? \d+",
             r"expect(?:ed|ing) (?:embedding|vector)s? (?:with |of )?dimension",
         ),
@@ -221,8 +234,8 @@ SIGNATURES = (
             r"enginecore(?:_\w+)? (?:proc \S+ )?(?:died|has died|terminated) unexpectedly",
         ),
         "The engine ended while it served; this line only wraps the error that came before it.",
-        "look above this line for the first error; start the server again, and if it recurs with "
-        "--enforce-eager",
+        "look above this line for the first error (if there is none, the system may have ended it: "
+        "sudo dmesg | grep -i oom); start the server again, and if it recurs with --enforce-eager",
         tier=Tier.WRAPPER,
     ),
 )
