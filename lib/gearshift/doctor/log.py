@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gearshift.errors import EngineError
 
-_HEAD, _TAIL = 4_000_000, 12_000_000  # bytes of a file that are read
-_MOST = 1_000_000  # characters that are searched, after what repeats is left out
+_HEAD, _TAIL = 2_000_000, 6_000_000  # bytes of a file that are read
+_MOST = 600_000  # characters that are searched, after what repeats is left out
 _LONGEST = 4_000  # characters of a line
 
 _FRAME = re.compile(
@@ -46,7 +46,7 @@ _CHANGE = re.compile(  # in a list of changes: what was mended, not what happene
     r"|(?:.{0,300}\(#\d+\)|.{0,300} in (?:#\d+|https://\S+/pull/\d+))$)"
 )
 _LOOKALIKES = str.maketrans({"’": "'", "‘": "'", "−": "-", "–": "-", "“": '"', "”": '"'})
-_COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _LEVEL = re.compile(
     r"(?:(?<![\w=])|(?<=level=))"
     r"(?:(?P<info>debug|info|ignor(?:e|ing) (?:\w+ )?errors?)|warn|warning|\w+warning)"
@@ -137,6 +137,14 @@ def read_log(path: Path) -> Log:
     return make_log(decode(data), max(0, size - len(data)))
 
 
+def log_of(data: bytes) -> Log:
+    """A log from what was handed in; of a very large one the beginning and the end."""
+    size = len(data)
+    if size > _HEAD + _TAIL:
+        data = data[:_HEAD] + b"\n" + data[-_TAIL:]
+    return make_log(decode(data), max(0, size - len(data)))
+
+
 def decode(data: bytes) -> str:
     """Text in the encodings that logs come in: UTF-8, and what PowerShell's `>` writes."""
     for mark, encoding in (
@@ -155,7 +163,7 @@ def _clean(lines: Iterable[str]) -> Iterable[str]:
         if _ORDINARY.search(line) or _SETTING.fullmatch(line, 0, _LONGEST):
             yield ""
             continue
-        text = _FRAME.sub("", _COLOUR.sub("", line[:_LONGEST])).rstrip()
+        text = _FRAME.sub("", COLOUR.sub("", line[:_LONGEST])).rstrip()
         text = _SETTINGS.sub("", text).replace("\\n", "  ").replace('\\"', ' "')
         text = text.translate(_LOOKALIKES)
         essence = re.sub(r"\d+", "0", text)

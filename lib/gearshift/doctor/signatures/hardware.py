@@ -59,8 +59,8 @@ SIGNATURES = (
         Cause.QUANTIZATION,
         (r"failed to find a kernel that can implement the \w+ linear layer",),
         "No kernel for such quantized weights runs on this GPU, or cut into so many shards.",
-        "take the model in 16 bits or in another quantization, a smaller --tensor-parallel-size, or "
-        "a newer GPU; the lines below the message name the reason of each kernel",
+        "take the model in 16 bits or in another quantization, a smaller "
+        "--tensor-parallel-size, or a newer GPU; the lines below name each kernel's reason",
         tier=Tier.GENERAL,
     ),
     Signature(

@@ -204,10 +204,10 @@ SIGNATURES = (
             r"cannot import name .{0,3}\w*(?:config|processor|model|forcausallm|"
             r"forconditionalgeneration|tokenizer|tokenizerfast).{0,3} from .{0,3}transformers",
             r"configuration_auto\.py…\s+(?:[^\n]*\n){0,3}?[^\n]*keyerror",
-            r"keyerror: [^\n]*\s*(?:[^\n]*\n){0,3}?[^\n]*(?:configuration_auto\.py|config_mapping\[)",
+            r"keyerror: [^\n]*\s*(?:[^\n]*\n){0,3}?[^\n]*config(?:uration_auto\.py|_mapping\[)",
             r"keyerror: ['\"](?:qwen|llama|gemma|mi[nx]?i?stral|mixtral|phi|deepseek|glm|gpt_oss|"
-            r"granite|olmo|smollm|command|cohere|kimi|minimax|exaone|nemotron|internvl|ernie|lfm)\w*"
-            r"['\"]",
+            r"granite|olmo|smollm|command|cohere|kimi|minimax|exaone|nemotron|internvl|ernie|lfm)"
+            r"\w*['\"]",
             r"rope_scaling.{0,3} must be a dictionary with two fields",
             r"unrecognized (?:model|configuration class) ",
             r"has no attribute .{0,3}\w+(?:config|forcausallm|forconditionalgeneration)\b",
