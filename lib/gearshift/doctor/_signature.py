@@ -52,7 +52,7 @@ class Signature:
     Attributes:
         messages: Regular expressions over lower-case text. A space stands for any white space, the
             end of a line included: people wrap what they paste. ` ?` may also be nothing, and `…`
-            is anything on the same line.
+            is anything on the same line; `… ` ends where a word may begin.
         meaning: What happened, in one sentence.
         fix: What to do; `{name}` is a named part of the message. A function where it is computed.
         unless: Text that shows that the message means something else.
@@ -115,5 +115,6 @@ def sure_part(message: str) -> str:
 
 def compiled(message: str) -> re.Pattern[str]:
     """The regular expression of a message."""
-    text = message.replace("…", r"[^\n]{0,300}?").replace(" ?", r"\s*").replace(" ", r"\s+")
+    text = message.replace("… ", r"[^\n]{0,300}?(?:\s+|(?<!\w))")
+    text = text.replace("…", r"[^\n]{0,300}?").replace(" ?", r"\s*").replace(" ", r"\s+")
     return re.compile(text)

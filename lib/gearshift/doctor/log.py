@@ -21,6 +21,7 @@ _FRAME = re.compile(
     r"|[\w.-]{1,40} +\| "  # docker compose
     r"|\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:?\d\d)? (?:std(?:out|err) [FP] )?"  # Kubernetes
     r"|E   "  # pytest
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,80} [\w.()@-]{1,80}(?:\[\d+\])?: "  # journald
     r"|\([\w:. -]{1,60}pid=\d+(?:, ip=[\d.]+)?\)"  # vLLM's processes
     r"|(?:INFO|WARNING|ERROR|DEBUG|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? "
     r"(?:\[[^\]\s]{1,80}\]|[\w.]+:\d+\])"
@@ -29,8 +30,10 @@ _FRAME = re.compile(
 _ASKED = re.compile(
     r"^\W*(?:[a-z_0-9]+=\S* )*"
     r"(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
-    r"|sudo |uv |pip3? |curl |gearshift )"
+    r"|sudo |uv |pip3? |curl |gearshift |apt(?:-get)? |conda |git |nvidia-ctk |kubectl |helm )"
 )
+_BUILT = re.compile(r"\W*(?:RUN|CMD|ENTRYPOINT|COPY|ARG|LABEL|&&) ")  # in a Dockerfile
+_ERROR = re.compile(r"\bERROR\b")
 _WENT_WRONG = re.compile(
     r"error|exception|fatal|fail|cannot|could ?n.t|denied|→|[-=]>|[:;,] +['\"`]|\bkilled\b"
 )
@@ -52,7 +55,9 @@ _LEVEL = re.compile(
     r"(?:(?P<info>debug|info|ignor(?:e|ing) (?:\w+ )?errors?)|warn|warning|\w+warning)"
     r"\b(?! messages?\b)"
 )
-_ORDINARY = re.compile(r'throughput: |"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d')
+_ORDINARY = re.compile(
+    r'throughput: |"object": ?"(?:chat\.|text_)completion|"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d'
+)
 _TROUBLE = re.compile(
     r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b|\b(?:ERROR|FATAL|CRITICAL|error|fatal|failed|panic)\b"
 )
@@ -89,10 +94,14 @@ class Log:
 
         A command tells what was asked for, not what happened, unless its error stands beside it.
         """
-        line = self.lines[number - 1][:_LONGEST].lower()
+        whole = self.lines[number - 1][:_LONGEST]
+        line = whole.lower()
         found = _LEVEL.search(line, 0, 100)
+        if _ERROR.search(whole, 0, 100):
+            return Level.ERROR
         if found is None:
-            asked = _ASKED.match(line) and not _WENT_WRONG.search(line)
+            asked = _ASKED.match(line) or _BUILT.match(whole)
+            asked = asked and not _WENT_WRONG.search(line)
             return Level.INFO if asked or _CHANGE.match(line) else Level.ERROR
         return Level.INFO if found["info"] else Level.WARNING
 

@@ -122,7 +122,8 @@ SIGNATURES = (
             r"no known gpu vendor found",
             r"unresolvable cdi devices",
             r"failed to discover gpu vendor",
-            r"(?:install|missing|without|needs)… nvidia[ -]container[ -]toolkit",
+            r"(?:please install|missing|without|needs?|requires?)… nvidia[ -]container[ -]toolkit",
+            r"nvidia[ -]container[ -]toolkit (?:is |was )?(?:not|missing)",
         ),
         "Docker cannot give the container the GPUs: the NVIDIA container toolkit is missing.",
         "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure "

@@ -69,6 +69,7 @@ SIGNATURES = (
             r"flash ?-?attention… only supports? (?:ampere|hopper|blackwell|devices|gpus?)",
             r"flash ?-?attention… (?:is|are) only (?:supported|available)",
             r"fa ?version \d is not supported",
+            r"backend… not valid for this configuration… compute capability",
             r"\bfa[234] is only supported on",
             r"flash ?-?attention(?:[ -]?\d)? (?:is )?not (?:supported|available) (?:on|for|by)… "
             r"(?:gpu|device|volta|turing|capability)",

@@ -111,7 +111,7 @@ SIGNATURES = (
             r"negative .{0,3}available kv cache",
             r"available kv cache memory \(-[\d.]+",
             r"available kv cache memory is negative",
-            r"# (?:gpu|cuda) blocks: 0\b",
+            r"\b(?:gpu|cuda) blocks: 0\b",
             r"no (?:gpu )?memory (?:is )?(?:left|available) for (?:the )?kv[ -]?cache",
         ),
         "Weights and working memory take all that vLLM may use; nothing is left for the KV cache.",
@@ -166,7 +166,7 @@ SIGNATURES = (
     Signature(
         Cause.CUDA_OOM,
         (
-            r"(?:cuda|hip|xpu|npu) out of memory",
+            r"(?:cuda|hip|xpu|npu) (?:error: )?out of memory",
             r"outofmemoryerror",
             r"cuda(?: runtime)? error: out of memory",
             r"cuda_error_out_of_memory",

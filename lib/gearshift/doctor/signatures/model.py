@@ -119,6 +119,7 @@ SIGNATURES = (
         (
             r"tool choice requires --enable-auto-tool-choice",
             r"requires? --?enable-auto-tool-choice",
+            r"enable-auto-tool-choice requires",
             r"--tool-call-parser(?: to be)? (?:is )?(?:set|required|missing)",
             r"enable-auto-tool-choice (?:and|or) --tool-call-parser",
         ),
@@ -220,7 +221,8 @@ SIGNATURES = (
         Cause.REMOTE_CODE,
         (
             r"contains custom code which must be executed",
-            r"trust_remote_code ?= ?true",
+            r"(?:pass|set|setting|use|using|with|add|needs?|requires?|argument|option)\W{1,3}(?:the )?"
+            r"(?:argument |option )?.{0,2}trust_remote_code ?= ?true",
             r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) "
             r"(?:the )?(?:argument |option |flag )?.{0,2}--trust-remote-code",
             r"allow custom code to be run",
@@ -237,6 +239,7 @@ SIGNATURES = (
             r"headertoo(?:large|small)",
             r"invalid json in header",
             r"git-lfs\.github\.com/spec",
+            r"without having git-lfs installed",
             r"metadataincompletebuffer",
             r"pytorchstreamreader failed",
             r"cannot find any model weights",

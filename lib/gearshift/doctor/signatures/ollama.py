@@ -72,6 +72,7 @@ SIGNATURES = (
             r"model .{0,3}?(?P<name>[\w./-]+(?::[\w.-]+)?).{0,3}? not found,? try pulling it first",
             r"ollama[^\n]{0,200}model .{0,3}?(?P<name>[\w./-]+(?::[\w.-]+)?).{0,3}? "
             r"(?:was )?not found",
+            r"model ['\"](?P<name>[\w./:-]+)['\"] not found",
             r"model .{1,3}?(?P<name>[\w./-]+:[\w.-]+).{0,3}? (?:is |was )?not (?:found|pulled|"
             r"installed|available)",
         ),
@@ -146,6 +147,7 @@ SIGNATURES = (
             r"(?:input|prompt|context|messages?) (?:is |was |were |has been |gets? |being )?"
             r"(?:silently )?truncated",
             r"silently (?:truncat|cut)",
+            r"truncating input messages",
             r"exceeds? (?:num_ctx|ollama.s context)",
             r"num_ctx… (?:too small|truncat|exceed)",
             r"prompt is longer than the context length currently available",
@@ -175,7 +177,9 @@ SIGNATURES = (
             r"must be downloaded again",
             r"invalid file magic",
             r"(?:sha256|checksum) (?:mismatch|verification failed)",
-            r"pull[^\n]{0,80}unexpected eof|unexpected eof[^\n]{0,80}pull",
+            r"pull[^\n]{0,80}unexpected eof",
+            r"unexpected eof[^\n]{0,80}pull",
+            r"max retries exceeded: unexpected eof",
         ),
         "A download was damaged on its way.",
         "ollama pull MODEL once more (ollama rm MODEL first if it recurs); check disk and proxy",
@@ -184,7 +188,7 @@ SIGNATURES = (
         Cause.OLLAMA_ARCHITECTURE,
         (
             r"unknown model architecture",
-            r"unsupported (?:model )?architecture",
+            r"unsupported (?:model )?architecture:? ?['\"\[]",
             r"error loading model architecture",
         ),
         "This Ollama (its llama.cpp) does not know the model's architecture.",
@@ -205,6 +209,7 @@ SIGNATURES = (
             r"cuda error: out of memory[^\n]*\n?[^\n]*(?:ggml|llama_)",
             r"erroroutofdevicememory",
             r"insufficient vram",
+            r"memory layout cannot be allocated",
         ),
         "The GPU's memory does not suffice for the model that Ollama loads.",
         "lower num_ctx or num_gpu, take a smaller quantization, unload other models (ollama stop "
@@ -244,7 +249,7 @@ SIGNATURES = (
             r"failed to finish discovery before timeout",
             r"bootstrap discovery took\W+duration=(?:\d+m|\d{2,}(?:\.\d+)?s)",
             r"amd driver is too old|amd driver is older",
-            r"amdgpu (?:version file missing|driver[^\n]{0,40}(?:too old|old|upgrade|outdated))",
+            r"amdgpu driver[^\n]{0,40}(?:too old|old|upgrade|outdated)",
             r"rocm[^\n]{0,60}driver[^\n]{0,40}(?:too old|outdated|upgrade|older)",
         ),
         "Ollama's search for AMD GPUs hangs: the driver is too old for its ROCm.",
@@ -257,6 +262,7 @@ SIGNATURES = (
             r"(?:llama[ -])?(?:runner|server) process has terminated",
             r"runner process no longer running",
             r"model runner has unexpectedly stopped",
+            r"an error was encountered while running the model",
             r"post .?https?://(?:127\.0\.0\.1|localhost):\d+/(?:completion|load|embedding)\W{1,4}eof",
             r"runner (?:has )?(?:crashed|unexpectedly stopped|exited)",
             r"error starting (?:llama|runner)[^\n]*",
@@ -273,6 +279,7 @@ SIGNATURES = (
         (
             r"no compatible gpus? (?:were|was) discovered",
             r"offloaded 0/\d+ layers",
+            r"no (?:[\w/]+ )?gpu detected… cpu-only",
             r"no suitable rocm found",
             r"\b[kmg]b 100% cpu\b",
             r"ollama ps\b[^\n]{0,40}\s(?:[^\n]*\n){0,2}?[^\n]*100% cpu",

@@ -182,6 +182,7 @@ SIGNATURES = (
             r"(?:unable|failed) to (?:open|create|allocate|mmap|write to) (?:a )?shared memory",
             r"shared memory… (?:too small|is not enough|limit|exhausted)",
             r"out of shared memory",
+            r"instead of /dev/shm because /dev/shm has only",
             r"(?:increase|raise|set|enlarge)… (?:--)?shm[-_]size",
             r"\bbus error\b",
             r"\bsigbus\b",

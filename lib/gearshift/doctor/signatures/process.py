@@ -163,6 +163,7 @@ SIGNATURES = (
             r"(?<![^\n])killed(?![^\n])",
             r"failed core proc\(s\): \{[^}]*: -9\b",
             r"exit ?code:? -9\b",
+            r"killed due to memory pressure",
             r"oomkilled",
             r"cannot allocate memory",
             r"died with <signals\.sigkill",
