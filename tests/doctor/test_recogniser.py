@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from gearshift.doctor import Cause, diagnose, make_log, read_log
+from gearshift.doctor._signature import Found
 from gearshift.doctor.log import log_of
 from gearshift.doctor.signatures import SIGNATURES
-from gearshift.doctor.told import read_told
+from gearshift.doctor.told import Told, read_told
 
 HERE = Path(__file__).parent
 EXCERPTS = [json.loads(line) for line in (HERE / "excerpts.jsonl").read_text("utf-8").splitlines()]
+ORDINARY = [json.loads(line) for line in (HERE / "ordinary.jsonl").read_text("utf-8").splitlines()]
 HEALTHY = sorted((HERE / "healthy").iterdir())
 ROUTINE = (
     "INFO 11-24 04:1{n}:00 [loggers.py:127] Engine 000: Avg prompt throughput: {n}2.0 tokens/s\n"
@@ -368,3 +370,68 @@ def test_no_text_takes_long(nasty):
     diagnose(make_log(nasty))
     diagnose(make_log("\n".join(nasty[i : i + 3000] for i in range(0, len(nasty), 3000))))
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("row", ORDINARY, ids=lambda row: row["text"][:24])
+def test_nothing_is_found_in_ordinary_texts(row):
+    assert causes(row["text"]) == []
+
+
+@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda signature: signature.cause)
+def test_each_fix_that_is_a_text_takes_its_parts_from_each_message(signature):
+    for _, pattern in signature.patterns:
+        parts = dict.fromkeys(pattern.groupindex, "7")
+        if isinstance(signature.fix, str):
+            assert signature.advice(Found(parts, Told())).text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("serve: error: argument --dtype: invalid choice: 'int8' (choose from auto)", "--dtype"),
+        (
+            "vllm serve: error: argument --max-model-len: invalid int value: 'abc'",
+            "--max-model-len",
+        ),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.0 GiB. GPU 0 has a "
+            "total capacity of 23.64 GiB of which 19.62 MiB is free. Process 12345 has 23.10 GiB "
+            "memory in use.",
+            "process 12345 holds 23.1 of 23.64 GiB",
+        ),
+        (
+            "HTTPSConnectionPool(host='huggingface.co', port=443): Max retries exceeded (Caused by "
+            "SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]')))",
+            "REQUESTS_CA_BUNDLE",
+        ),
+        (
+            "HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': "
+            "'/models/llama/3'. Use `repo_type` argument if needed.",
+            "ls /models/llama/3",
+        ),
+        (
+            "Total number of attention heads (40) must be divisible by tensor parallel size (3)",
+            "KV heads, num_key_value_heads, may allow fewer",
+        ),
+    ],
+)
+def test_the_fix_speaks_of_what_the_message_names(text, words):
+    assert words in first(text).fix
+
+
+def test_the_port_of_the_log_is_told():
+    told = "non-default args: {'model': 'a/b', 'port': 8005}"
+    assert "--port 8006" in first(f"{told}\nOSError: [Errno 98] Address already in use").fix
+
+
+def test_a_line_of_a_traceback_is_no_cause():
+    text = (
+        "    _raise_on_head_call_error(head_call_error, force_download, local_files_only)\n"
+        "OSError: We couldn't connect to 'https://huggingface.co' to load the files"
+    )
+    assert causes(text) == ["hf-unreachable"]
+
+
+def test_prefixes_of_the_journal_are_left_out():
+    text = "Aug 17 18:42:18 host vllm[42]: Killed\nAug  7 18:42:19 host systemd[1]: it ended"
+    assert causes(text) == ["host-out-of-memory"]

@@ -56,7 +56,8 @@ _LEVEL = re.compile(
     r"\b(?! messages?\b)"
 )
 _ORDINARY = re.compile(
-    r'throughput: |"object": ?"(?:chat\.|text_)completion|"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d'
+    r'throughput: |"object": ?"(?:chat\.|text_)completion|'
+    r'"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d'
 )
 _TROUBLE = re.compile(
     r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b|\b(?:ERROR|FATAL|CRITICAL|error|fatal|failed|panic)\b"

@@ -87,11 +87,10 @@ SIGNATURES = (
         Cause.NO_GPU,
         (
             r"torch not compiled with cuda enabled",
-            r"no cuda gpus are available",
+            r"no (?:cuda|hip|xpu) gpus are available",
             r"no cuda-capable device is detected",
             r"cudaerrornodevice",
             r"device string must not be empty",
-            r"torch\.cuda\.is_available\(\)[^\n]{0,20}(?:false|returns false)",
             r"no (?:supported )?(?:gpu|accelerator) (?:was |were )?(?:found|detected)… vllm",
         ),
         "vLLM finds no GPU, or was installed in a build for another kind of device.",
@@ -102,6 +101,7 @@ SIGNATURES = (
         Cause.NO_GPU,
         (
             r"failed to infer device type",
+            r"torch\.cuda\.is_available\(\)[^\n]{0,20}(?:false|returns false)",
             r"no platform detected",
             r"unspecifiedplatform",
             r"found no nvidia driver on your system",
@@ -117,8 +117,9 @@ SIGNATURES = (
             r"could not select device driver",
             r"unknown (?:or invalid )?runtime(?: name)?:? .{0,3}nvidia",
             r"unknown runtime specified nvidia",
-            r"nvidia-container-(?:runtime|cli|toolkit)… (?:not found|no such|not installed|"
-            r"executable file not found|initialization error|command not found|missing)",
+            r"nvidia-container-(?:runtime|cli|toolkit)… (?:not found|not installed|"
+            r"executable file not found|initialization error|command not found|missing|"
+            r"device error|mount error|ldcache error|container error)",
             r"no known gpu vendor found",
             r"unresolvable cdi devices",
             r"failed to discover gpu vendor",
@@ -129,6 +130,28 @@ SIGNATURES = (
         "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure "
         "--runtime=docker && sudo systemctl restart docker",
         unless=r"unsatisfied condition|driver/library version mismatch",
+    ),
+    Signature(
+        Cause.GPU_LOST,
+        (
+            r"gpu has fallen off the bus",
+            r"gpu is lost",
+            r"nvrm: xid [^\n]*: (?:79|48|95|119|120|154)\b",
+            r"nvmlerror_gpuislost",
+            r"uncorrectable ecc error",
+        ),
+        "The driver lost the GPU, or its memory has errors that cannot be corrected.",
+        "reboot (or: sudo nvidia-smi --gpu-reset -i N); if it recurs see power, heat and the slot: "
+        "sudo dmesg | grep -i xid",
+    ),
+    Signature(
+        Cause.DOCKER_PERMISSION,
+        (
+            r"permission denied while trying to connect to the docker (?:daemon|api)",
+            r"dial unix /var/run/docker\.sock: connect: permission denied",
+        ),
+        "This account may not use Docker.",
+        "sudo usermod -aG docker $USER, then log in again; or put sudo in front",
     ),
     Signature(
         Cause.DOCKER_PORT,

@@ -46,8 +46,9 @@ SIGNATURES = (
             r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|int8|quanti[sz]\w*)… (?:requires?|needs|"
             r"only supported on|only supports)… (?:compute )?(?:capability|sm_?\d|ada|hopper|"
             r"blackwell|ampere|turing)",
-            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|bitsandbytes) (?:[\w.-]+ ){0,4}"
-            r"(?:is |are )?(?:not|un)\s?supported (?:on|by|for) (?:this|the|your|current)",
+            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|bitsandbytes|compressedtensors)\w* "
+            r"(?:[\w.-]+ ){0,4}(?:is |are )?(?:not|un)\s?supported (?:on|by|for) "
+            r"(?:this|the|your|current|turing|volta|ampere|pascal|sm_?\d|cuda|rocm)",
             r"current platform… does not support… quantization",
         ),
         "This GPU is too old for the way in which the weights are quantized.",
@@ -108,6 +109,10 @@ SIGNATURES = (
         Cause.COMPUTE_CAPABILITY,
         (
             r"no kernel image is available",
+            r"device kernel image is invalid",
+            r"ptx instruction is not supported on your gpu",
+            r"hiperrornobinaryforgpu",
+            r"hip error: invalid device function",
             r"cudaerrornokernelimagefordevice",
             r"cuda capability sm_?\d+ is not compatible",
             r"not compatible with the current pytorch installation",

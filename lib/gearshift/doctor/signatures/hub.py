@@ -11,6 +11,17 @@ SIGNATURES = (
     Signature(
         Cause.HUB_NOT_FOUND,
         (
+            r"repo id must (?:be|use)[^\n]{0,200}['\"](?P<path>[./~][^'\"\n]+)['\"]",
+            r"invalid repository id or local directory specified: "
+            r"['\"](?P<path>[./~][^'\"\n]+)['\"]",
+        ),
+        "There is no such folder here, so its path was taken for a name of the Hub.",
+        "see that {path} exists where vLLM runs (ls {path}); a container sees only what it is "
+        "given: -v {path}:{path}",
+    ),
+    Signature(
+        Cause.HUB_NOT_FOUND,
+        (
             r"repository ?not ?found",
             r"is not a valid model identifier",
             r"repo id must be in the form",
@@ -20,6 +31,7 @@ SIGNATURES = (
             r"404 client error…" + _HUB,
             r"repo(?:sitory)? .{0,80}? (?:does not exist|not found)… (?:hub|" + _HUB + ")",
             r"does not appear to have a file named config\.json",
+            r"can.t load (?:the configuration of|tokenizer for) ",
         ),
         "The Hub knows no repository of that name, or it is a private one.",
         "correct the id (owner/name, as on the model's page; a name from Ollama is none), or set "
@@ -60,6 +72,17 @@ SIGNATURES = (
     Signature(
         Cause.HUB_UNREACHABLE,
         (
+            r"(?:certificate_verify_failed|self-?signed certificate)[^\n]{0,300}" + _HUB,
+            _HUB + r"[^\n]{0,400}(?:certificate_verify_failed|self-?signed certificate)",
+        ),
+        "The Hub answers through a proxy whose certificate is not trusted here.",
+        "export REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=$"
+        "REQUESTS_CA_BUNDLE, a file that holds your company's certificate; or download the model "
+        "elsewhere and serve its folder",
+    ),
+    Signature(
+        Cause.HUB_UNREACHABLE,
+        (
             r"couldn.t connect to .{0,3}https?://" + _HUB,
             r"(?:max retries exceeded|httpsconnectionpool|name ?resolution ?error|"
             r"failed to resolve|connecttimeout|readtimeout|connect(?:ion)? ?(?:error|timed out|"
@@ -71,6 +94,8 @@ SIGNATURES = (
             r"sslerror)",
             r"cannot find the requested files in the local cache",
             r"error happened while trying to locate the files? on the hub",
+            r"cannot find an appropriate (?:cached )?snapshot folder… check your internet",
+            r"does not seem to be served by a hugging face hub endpoint",
             r"check your (?:internet )?connection…" + _HUB,
         ),
         "The Hub could not be reached.",

@@ -64,6 +64,15 @@ def _fewer_sequences(found: Found) -> Fix:
     )
 
 
+def _held(found: Found) -> Fix:
+    return Fix(
+        f"process {found.parts['pid']} holds {found.number('held'):g} of "
+        f"{found.number('total'):g} GiB: if it is not this server (in a container numbers "
+        f"differ), end it or wait for it (ps -p {found.parts['pid']}; Ollama: ollama stop MODEL); "
+        "else take a smaller or quantized model or more GPUs"
+    )
+
+
 SIGNATURES = (
     Signature(
         Cause.KV_CACHE_TOO_SMALL,
@@ -111,6 +120,7 @@ SIGNATURES = (
             r"negative .{0,3}available kv cache",
             r"available kv cache memory \(-[\d.]+",
             r"available kv cache memory is negative",
+            r"cannot auto-fit max_model_len",
             r"\b(?:gpu|cuda) blocks: 0\b",
             r"no (?:gpu )?memory (?:is )?(?:left|available) for (?:the )?kv[ -]?cache",
         ),
@@ -153,6 +163,15 @@ SIGNATURES = (
         "Another program freed memory of the GPU while vLLM measured how much there is.",
         "start one server at a time, after the others have ended or are ready; "
         "--kv-cache-memory-bytes leaves the measuring out",
+    ),
+    Signature(
+        Cause.CUDA_OOM,
+        (
+            r"out of memory[^\n]{0,300}total capacity of (?P<total>[\d.]+) gib[^\n]{0,200}?"
+            r"process (?P<pid>\d+) has (?P<held>[\d.]+) gib memory in use",
+        ),
+        "The GPU's memory is full, and another process holds a part of it.",
+        _held,
     ),
     Signature(
         Cause.CUDA_OOM,

@@ -212,6 +212,7 @@ SIGNATURES = (
             r"rope_scaling.{0,3} must be a dictionary with two fields",
             r"unrecognized (?:model|configuration class) ",
             r"has no attribute .{0,3}\w+(?:config|forcausallm|forconditionalgeneration)\b",
+            r"no module named .{0,3}transformers\.models\.",
         ),
         "The model is newer than the installed transformers.",
         "upgrade vLLM, which brings a transformers that fits (gearshift engine remove, then "
@@ -221,8 +222,8 @@ SIGNATURES = (
         Cause.REMOTE_CODE,
         (
             r"contains custom code which must be executed",
-            r"(?:pass|set|setting|use|using|with|add|needs?|requires?|argument|option)\W{1,3}(?:the )?"
-            r"(?:argument |option )?.{0,2}trust_remote_code ?= ?true",
+            r"(?:pass|set|setting|use|using|with|add|needs?|requires?|argument|option)\W{1,3}"
+            r"(?:the )?(?:argument |option )?.{0,2}trust_remote_code ?= ?true",
             r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) "
             r"(?:the )?(?:argument |option |flag )?.{0,2}--trust-remote-code",
             r"allow custom code to be run",

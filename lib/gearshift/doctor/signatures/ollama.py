@@ -208,6 +208,8 @@ SIGNATURES = (
             r"cuda_error_out_of_memory|out of (?:device )?memory)",
             r"cuda error: out of memory[^\n]*\n?[^\n]*(?:ggml|llama_)",
             r"erroroutofdevicememory",
+            r"llama[ -](?:runner|server) process has terminated: (?!signal)[^\n]{0,100}"
+            r"(?:out of memory|alloc_failed)",
             r"insufficient vram",
             r"memory layout cannot be allocated",
         ),
@@ -263,7 +265,8 @@ SIGNATURES = (
             r"runner process no longer running",
             r"model runner has unexpectedly stopped",
             r"an error was encountered while running the model",
-            r"post .?https?://(?:127\.0\.0\.1|localhost):\d+/(?:completion|load|embedding)\W{1,4}eof",
+            r"post .?https?://(?:127\.0\.0\.1|localhost):\d+/(?:completion|load|embedding)\W{1,4}"
+            r"(?:eof|read tcp|dial tcp)",
             r"runner (?:has )?(?:crashed|unexpectedly stopped|exited)",
             r"error starting (?:llama|runner)[^\n]*",
             r"llama[ -]runner[^\n]{0,60}(?:exit status|exited|crash|terminated)",

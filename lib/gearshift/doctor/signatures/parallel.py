@@ -110,7 +110,7 @@ SIGNATURES = (
     Signature(
         Cause.QUANTIZED_SHARDS,
         (
-            r"= (?P<part>\d+) is not divisible by (?:weight quantization )?"
+            r"= ?(?P<part>\d+)(?: for layer \S+)? is not divisible by (?:weight quantization )?"
             r"(?:block_[nk]|group_size|min_thread_[kn]) ?= ?(?P<group>[1-9]\d*)",
         ),
         _CUT,
@@ -120,9 +120,10 @@ SIGNATURES = (
         Cause.QUANTIZED_SHARDS,
         (
             r"(?:input|output) size is not aligned with the quantized weight shape",
-            r"(?:input|output)_size_per_partition = \d+ is not divisible by",
+            r"(?:input|output)_size_per_partition ?= ?\d+(?: for layer \S+)? is not divisible by",
             r"not divisible by (?:weight quantization )?(?:block_[nk]|group_size|min_thread_[kn])",
             r"size_[kn] must (?:be )?divisible by block_size_[kn]",
+            r"not a whole number of quant groups",
         ),
         _CUT,
         _whole_groups,
@@ -152,6 +153,8 @@ SIGNATURES = (
             r"no available node types can fulfill resource request",
             r"dp adjusted local rank \d+ is out of bounds",
             r"current node has no gpu available",
+            r"don.t have enough gpus available in (?:a|the) current node",
+            r"exceeds the number of visible \w+ devices",
             r"ray does not allocate any gpus on the driver node",
             r"gpus per node is not divisible by the (?:number of )?tensor.parallel",
             r"cannot provide a placement group",
@@ -224,7 +227,8 @@ SIGNATURES = (
             r"nccl(?:system|internal|remote|unhandledcuda)error",
             r"nccl(?: \w+)?: unhandled (?:system|cuda) error",
             r"unhandled (?:system|cuda) error,? \(?(?:run with )?nccl",
-            r"distbackenderror|distnetworkerror",
+            r"dist(?:backend|network|store)error",
+            r"setting up nccl communicator",
             r"nccl warn (?:bootstrap|net|cuda failure|call to|error)",
             r"nccl warn [^\n]*(?:fail|error|refused|abort|timed? ?out|no route)",
             r"failed to (?:init|initialize|create)… nccl",

@@ -176,6 +176,39 @@ SIGNATURES = (
         unless=r"ollama|llama[ -](?:runner|server)",
     ),
     Signature(
+        Cause.HOST_MEMORY,
+        (r"available memory on node \d+ … is less than desired cpu memory utilization",),
+        "The processor's memory node has less free than vLLM would take.",
+        "start with VLLM_CPU_KVCACHE_SPACE=4 (GiB) or a lower --gpu-memory-utilization, or end "
+        "other programs",
+    ),
+    Signature(
+        Cause.OPEN_FILES,
+        (r"\[errno 24\]", r"too many open files"),
+        "The process may not open as many files and connections as it needs.",
+        "ulimit -n 65535 in the shell that starts it (a service: LimitNOFILE=65535; a container: "
+        "--ulimit nofile=65535)",
+    ),
+    Signature(
+        Cause.PACKAGE,
+        (
+            r"requires the following packages that were not found in your environment: "
+            r"(?P<package>[\w-]+)",
+            r"missing requirements in your local environment… (?P<package>[\w-]+)",
+        ),
+        "The model's own code needs a package that is not installed.",
+        "install it where vLLM is: uv pip install {package} (--python of its environment), then "
+        "start again",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
+        Cause.VLLM_KEY,
+        (r"\{.error.: ?.unauthorized.\}", r"401[^\n]{0,80}/v1/(?:models|chat|completions)"),
+        "The vLLM server wants a key, and the client sent none or another.",
+        "give the client the key that the server was started with (VLLM_API_KEY or --api-key)",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
         Cause.VLLM_DOWN,
         (
             r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[?::1\]?)\W{0,3}(?:, port=)?:?(?:800\d|8080)\b"
@@ -195,6 +228,7 @@ SIGNATURES = (
         (
             r"embedding dimension \d+ does not match collection dimensionality \d+",
             r"(?:embedding|vector) dimension (?:mismatch|error)",
+            r"dimension mismatch:? [^\n]{0,80}(?:vector|embedding|index|collection)",
             r"(?:vector|embedding) dimension \d+ does not match the dimension of the index \d+",
             r"query dim\(\d+\) doesn't match the column \w+ (?:vector )?dim\(\d+\)",
             r"different (?:vector|number of) dimensions? \[?\d+\]? (?:than|and)",
