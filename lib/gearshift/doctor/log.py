@@ -102,8 +102,8 @@ class Log:
             return Level.ERROR
         if found is None:
             asked = _ASKED.match(line) or _BUILT.match(whole)
-            asked = asked and not _WENT_WRONG.search(line)
-            return Level.INFO if asked or _CHANGE.match(line) else Level.ERROR
+            told = bool(asked) and not _WENT_WRONG.search(line)
+            return Level.INFO if told or _CHANGE.match(line) else Level.ERROR
         return Level.INFO if found["info"] else Level.WARNING
 
     def first_trouble(self) -> int | None:

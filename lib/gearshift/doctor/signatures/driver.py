@@ -17,11 +17,16 @@ SIGNATURES = (
         (
             r"driver/library version mismatch",
             r"libr(?:m)?versionmismatch",
+            r"unsupported display driver ?/ ?cuda driver combination",
+            r"\berror 803\b",
+            r"cudaerrorsystemdrivermismatch|cuda_error_system_driver_mismatch",
             r"nvml library version: [\d.]+",
             r"api mismatch: the client has the version",
         ),
-        "The driver was upgraded, and the kernel still runs the old one.",
-        "reboot, or reload the modules: sudo rmmod nvidia_uvm nvidia && sudo modprobe nvidia_uvm",
+        "The driver's library is not of the version that the kernel runs, as after an upgrade.",
+        "reboot, or reload the modules: sudo rmmod nvidia_uvm nvidia && sudo modprobe nvidia_uvm; "
+        "in a container start it with --gpus all, and keep its own libcuda out of LD_LIBRARY_PATH",
+        unless=r"ggml",
     ),
     Signature(
         Cause.DRIVER_OLD,
@@ -73,6 +78,8 @@ SIGNATURES = (
             r"libcuda(?:\.so(?:\.\d)?)? (?:cannot|not) (?:be )?found",
             r"libnvidia-ml\.so(?:\.\d+)?… (?:cannot open|not found|no such)",
             r"(?:couldn.t|could not|cannot) find… libnvidia-ml",
+            r"libcuda\.so[\w.]*:? file too short",
+            r"cannot find -lcuda\b",
             r"couldn.t communicate with the nvidia driver",
             r"nvml shared library not found",
             r"nvmlerror_librarynotfound",

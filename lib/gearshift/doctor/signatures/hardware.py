@@ -39,6 +39,7 @@ SIGNATURES = (
         (
             r"quantization (?:method|scheme) [\w.-]* ?is not supported for the current gpu",
             r"min(?:imum)? capability: \d+",
+            r"marlin does not support",
             r"scaled_mm… (?:is )?only supported (?:on|for)",
             r"no compiled cutlass_\w+ for… (?:cuda )?device capability:? \d\d\b",
             r"fp8e4nv not supported",

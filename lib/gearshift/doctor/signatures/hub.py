@@ -48,6 +48,8 @@ SIGNATURES = (
             r"(?:40[13]) (?:client error|forbidden|unauthorized)…" + _HUB,
             _HUB + r"…\b(?:40[13]) (?:client error|forbidden|unauthorized)",
             r"cannot access gated",
+            r"unauthorized to access… " + _HUB,
+            r"(?:check|invalid|missing)… hugging ?face token",
             r"is not in the authorized list",
             r"(?:accept|agree to) the (?:model.s )?(?:license|licence|terms)…" + _HUB,
             r"invalid (?:user access )?token…" + _HUB,

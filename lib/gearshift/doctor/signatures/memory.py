@@ -198,6 +198,6 @@ SIGNATURES = (
         "take a smaller or quantized model or more GPUs if it happens while weights load; else "
         "lower --max-model-len, --max-num-seqs and --max-num-batched-tokens, and "
         "--gpu-memory-utilization if other programs use the GPU, too",
-        unless=r"ggml|llama[ -]runner|llama-server|llama_model_load",
+        unless=r"ggml|llama[ -]runner|llama-server|llama_model_load|node running low on memory",
     ),
 )

@@ -81,6 +81,7 @@ SIGNATURES = (
         (
             r"maximum context length is",
             r"model.s context length is only \d+",
+            r"max_tokens must be at least 1, got -\d+",
             r"longer than the maximum model length",
             r"too long to fit into the model",
             r"input prompt \(\d+ tokens\) is too long",
@@ -241,6 +242,7 @@ SIGNATURES = (
             r"invalid json in header",
             r"git-lfs\.github\.com/spec",
             r"without having git-lfs installed",
+            r"no file named [^\n]{0,100}(?:safetensors|pytorch_model)… found in directory",
             r"metadataincompletebuffer",
             r"pytorchstreamreader failed",
             r"cannot find any model weights",

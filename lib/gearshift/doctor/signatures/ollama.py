@@ -284,6 +284,8 @@ SIGNATURES = (
             r"offloaded 0/\d+ layers",
             r"no (?:[\w/]+ )?gpu detected… cpu-only",
             r"no suitable rocm found",
+            r"no compatible amdgpu devices detected",
+            r"ggml_cuda_init: failed to initialize",
             r"\b[kmg]b 100% cpu\b",
             r"ollama ps\b[^\n]{0,40}\s(?:[^\n]*\n){0,2}?[^\n]*100% cpu",
             r"(?:no nvidia devices|no gpus?) detected[^\n]{0,60}(?:ollama|cpu)?",

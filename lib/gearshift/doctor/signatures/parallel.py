@@ -229,6 +229,7 @@ SIGNATURES = (
             r"unhandled (?:system|cuda) error,? \(?(?:run with )?nccl",
             r"dist(?:backend|network|store)error",
             r"setting up nccl communicator",
+            r"gloo connectfullmesh failed",
             r"nccl warn (?:bootstrap|net|cuda failure|call to|error)",
             r"nccl warn [^\n]*(?:fail|error|refused|abort|timed? ?out|no route)",
             r"failed to (?:init|initialize|create)… nccl",
