@@ -19,6 +19,7 @@ ORDER = [
     "gpu",
     "engine",
     "doctor",
+    "bench",
     "migrate",
     "cli",
 ]

@@ -275,8 +275,19 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: with every wrong value in one message.
     """
+    settings = settings_with()
+    settings.log_that_they_are_good()
+    return settings
+
+
+def settings_with(**fields: Any) -> Settings:
+    """The settings, checked, with some fields given rather than read.
+
+    Raises:
+        SettingsError: with every wrong value in one message.
+    """
     try:
-        settings = Settings()
+        return Settings(**fields)
     except ValidationError as wrong:
         problems = [_sentence(error) for error in wrong.errors()]
         raise SettingsError(
@@ -285,8 +296,6 @@ def load_settings() -> Settings:
         ) from None
     except (OSError, UnicodeDecodeError) as wrong:
         raise _unreadable(wrong) from None
-    settings.log_that_they_are_good()
-    return settings
 
 
 def save_setting(name: str, value: str) -> bool:

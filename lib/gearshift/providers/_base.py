@@ -11,7 +11,8 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import aiohttp
@@ -48,6 +49,19 @@ log = logging.getLogger(__name__)
 _MAX_STREAM_BYTES = 64 << 20
 _NAMES_TIMEOUT = 2.0  # seconds
 _END_GRACE = 2.0  # seconds that usage may come after the proof of the end
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A request as bytes will say it: where it goes, and the class that reads the answer.
+
+    `reader` is written `module:Name`, so that another process finds it.
+    """
+
+    endpoint: Endpoint
+    path: str
+    payload: dict[str, Any]
+    reader: str
 
 
 class BaseLLMService(ABC):
@@ -219,6 +233,21 @@ class BaseLLMService(ABC):
                     yield chunk
         finally:
             job.cancel()
+
+    async def on_the_wire(self, request: GenerationRequest) -> Wire:
+        """What a request becomes: for those who send it themselves, the load generator.
+
+        Raises:
+            ProviderError: the server that would take it cannot be started.
+        """
+        endpoint = await on_loop(self._endpoint())
+        path, payload = self._chat(request)
+        reader = type(self._reader(request))
+        return Wire(endpoint, path, payload, f"{reader.__module__}:{reader.__qualname__}")
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Held by who sends requests by itself: what the service started is not ended meanwhile."""
+        return nullcontext()
 
     def close(self) -> None:
         """Gives back what the service holds beyond the shared session: a process, for one."""

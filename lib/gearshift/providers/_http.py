@@ -40,15 +40,22 @@ _session: aiohttp.ClientSession | None = None
 
 def _client() -> aiohttp.ClientSession:
     """The process's session; only ever called on the background loop."""
-    global _session
     if _session is None or _session.closed:
         atexit.register(_close_at_exit)
-        _session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity", "User-Agent": "gearshift"},
-            trust_env=False,
-        )
+        return open_client()
+    return _session
+
+
+def open_client(*traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+    """Makes the process's session, told on by `traces`, for the loop that this is called on."""
+    global _session
+    _session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity", "User-Agent": "gearshift"},
+        trust_env=False,
+        trace_configs=list(traces),
+    )
     return _session
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 from gearshift.errors import ModelNotFound, Truncated, Unreachable
@@ -79,6 +79,9 @@ class EmbeddedService(OpenAICompatibleService):
             True,
             "a 135M model for trying things out: it picks sentences, not always the right ones",
         )
+
+    def in_use(self) -> AbstractContextManager[None]:
+        return self._server.in_use()
 
     def close(self) -> None:
         self._server.stop()

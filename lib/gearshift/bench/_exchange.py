@@ -1,0 +1,158 @@
+"""One measured request: sent, its bytes stamped where they arrive, its end proven or not.
+
+The bytes are read as a chat's are, by the provider's own reader and within the same budgets. What a
+chat hides is counted here: messages whose token shows no text yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any
+
+import aiohttp
+
+from gearshift.bench.metrics import Request
+from gearshift.errors import ProviderError, Stalled, TimedOut
+from gearshift.providers._base import _block, _put_off
+from gearshift.providers._http import Budgets, Endpoint
+from gearshift.providers._openai import OpenAIReader, _Choice
+from gearshift.providers._wire import StreamReader
+from gearshift.schemas import Chunk
+
+_sending: ContextVar[Request | None] = ContextVar("_sending", default=None)
+
+
+def departures() -> aiohttp.TraceConfig:
+    """Stamps a request when its bytes go to the socket, however long it waited for its turn here.
+
+    The time in which the connection was made is not in it, as with connections that are kept open.
+    """
+    trace = aiohttp.TraceConfig()
+    trace.on_request_chunk_sent.append(_departed)
+    trace.freeze()
+    return trace
+
+
+async def _departed(*_: object) -> None:
+    request = _sending.get()
+    if request is not None:
+        request.started = time.monotonic()
+        _sending.set(None)
+
+
+class Arrivals(selectors.DefaultSelector):
+    """Knows when the bytes that are being handled were there.
+
+    A task reads bytes one turn of the loop after they were taken from the socket. When many streams
+    speak at once, the turns between take milliseconds; the stamp is of the moment before them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._woken = self.last = time.monotonic()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(timeout)
+        self.last, self._woken = self._woken, time.monotonic()
+        return events
+
+    def stamp(self) -> float:
+        """When the selector last returned before this turn."""
+        return self.last
+
+
+class _EveryToken(OpenAIReader):
+    """Counts tokens without text as well: halves of characters that vLLM holds back."""
+
+    def _choice(self, choice: _Choice, into: list[Chunk]) -> None:
+        before = len(into)
+        super()._choice(choice, into)
+        delta = choice.delta
+        silent = delta is not None and delta.content == "" and delta.role is None
+        if silent and len(into) == before and not choice.finish_reason:
+            into.append(Chunk())
+
+
+def reader_maker(name: str, who: str) -> Callable[[], StreamReader]:
+    """Makes readers of the class `module:Name`, which takes the server's name."""
+    module, _, kind = name.partition(":")
+    found: Any = getattr(import_module(module), kind)
+    if found is OpenAIReader:
+        found = _EveryToken
+    return lambda: found(who)
+
+
+async def exchange(
+    request: Request,
+    endpoint: Endpoint,
+    path: str,
+    body: dict[str, Any],
+    reader: StreamReader,
+    budgets: Budgets,
+    stamp: Callable[[], float] = time.monotonic,
+) -> None:
+    """Sends one request and fills `request` in; it is never sent twice.
+
+    Args:
+        stamp: When the bytes that are being handled arrived.
+    """
+    now = asyncio.get_running_loop().time
+    chunks: list[Chunk] = []
+    request.started = time.monotonic()
+    _sending.set(request)
+    started = now()
+    last = started + budgets.total
+    try:
+        async with asyncio.timeout_at(min(started + budgets.first_token, last)) as clock:
+            async with endpoint.open(path, body, str(body.get("model"))) as response:
+                while data := await _block(response, endpoint.who, reader):
+                    arrived = stamp()
+                    try:
+                        reader.feed(data, chunks)
+                    finally:
+                        if chunks:
+                            request.pieces += [arrived] * len(chunks)
+                            chunks.clear()
+                            _put_off(clock, now() + budgets.progress, last, budgets.progress / 20)
+                        if reader.proven and request.ended is None:
+                            request.ended = arrived
+                    if reader.finished:
+                        break
+        reader.end(chunks)
+        _finish(request, chunks[-1])
+    except TimeoutError:
+        if reader.proven:  # usage or the last mark did not come, the answer did
+            reader.end(chunks)
+            _finish(request, chunks[-1])
+        else:
+            _fail(request, _late(bool(request.pieces), budgets))
+    except ProviderError as error:
+        _fail(request, error)
+
+
+def _finish(request: Request, last: Chunk) -> None:
+    if request.ended is None:
+        request.ended = request.pieces[-1] if request.pieces else time.monotonic()
+    if last.usage is not None:
+        request.input_tokens = last.usage.prompt_tokens
+        request.output_tokens = last.usage.completion_tokens
+    if not request.pieces:
+        if request.output_tokens:  # its only token shows nothing and came with the end
+            request.pieces.append(request.ended)
+        else:
+            request.error, request.reason = "empty", "the answer ended without a token"
+
+
+def _fail(request: Request, error: ProviderError) -> None:
+    request.error, request.reason = error.kind, error.message
+
+
+def _late(began: bool, budgets: Budgets) -> ProviderError:
+    if began:
+        return Stalled(f"it went silent for {budgets.progress:g} s, or took {budgets.total:g} s")
+    return TimedOut(f"no first token within {budgets.first_token:g} s")

@@ -1,0 +1,217 @@
+"""A process of the load generator: people (or arrivals) on an event loop of its own.
+
+Reads its task as one line of JSON, says that it is ready, waits for the moment to begin, and writes
+what it measured; a second line, or the end of its input, cancels it. It has nothing else to do, so
+that stamps are taken at once and its processor time is the load generator's.
+
+What it does not know: what its figures mean, and that there are other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import sys
+import time
+from collections import deque
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gearshift.bench._exchange import Arrivals, departures, exchange, reader_maker
+from gearshift.bench.metrics import Request
+from gearshift.providers import _http
+from gearshift.providers._http import Budgets, Endpoint
+
+_STAGGER = 0.0005  # seconds between people who begin; one process sends about that fast
+_PROGRESS = 0.25  # seconds
+_TICK = 0.05  # seconds
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process sends.
+
+    Attributes:
+        bodies: Payloads; sessions, warm and arrivals name them by index.
+        sessions: Requests that one person sends one after the other; a closed loop's.
+        first_user, step: The numbers of its people among all: first, first + step …
+        arrivals: Seconds after the beginning and prompts; an open loop's.
+        limit: Requests on their way at once, for an open loop.
+        duration_s: Nothing is begun after that; sessions are repeated until then.
+        think_s: Mean of the pauses between an answer and the next question, seconds.
+    """
+
+    endpoint: Endpoint
+    path: str
+    bodies: list[dict[str, Any]]
+    reader: str
+    budgets: Budgets
+    warm: list[int]
+    sessions: list[list[int]]
+    users: int
+    first_user: int
+    step: int
+    arrivals: list[tuple[float, int]]
+    limit: int | None
+    duration_s: float | None
+    think_s: float
+    seed: int
+
+
+@dataclass
+class Result:
+    """What it measured; `cpu_s` from the beginning to the last answer."""
+
+    requests: list[Request]
+    ended: float
+    cpu_s: float
+    late_s: list[float]
+    unfinished: int
+
+
+class _Worker:
+    def __init__(self, task: Task, arrivals: Arrivals) -> None:
+        self.task = task
+        self.stamp = arrivals.stamp
+        self.make_reader = reader_maker(task.reader, task.endpoint.who)
+        self.requests: list[Request] = []
+        self.done = self.failed = self.tokens = 0
+        self.late_s: list[float] = []
+        self.waiting = deque(task.sessions)
+        self.began = 0.0
+        self.told: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def run(self) -> None:
+        asyncio.get_running_loop().add_reader(0, self._listen)
+        client = _http.open_client(departures())
+        warm = [await self._send(Request(prompt)) for prompt in self.task.warm]
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        _say({"ready": [request.reason for request in warm if request.error]})
+        self.began = float(await self.told.get() or "nan")
+        cpu = time.process_time()
+        work = asyncio.ensure_future(self._work())
+        stop = asyncio.ensure_future(self.told.get())
+        helps = [asyncio.ensure_future(help()) for help in (self._tick, self._report)]
+        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        spent, ended = time.process_time() - cpu, time.monotonic()
+        for task in (work, stop, *helps):
+            task.cancel()
+        failures = await asyncio.gather(work, return_exceptions=True)
+        await client.close()
+        for failure in failures:
+            if isinstance(failure, Exception):
+                raise failure
+        finished = [r for r in self.requests if r.ended is not None or r.error is not None]
+        unfinished = len(self.requests) - len(finished)
+        _say({"result": Result(finished, ended, spent, self.late_s, unfinished)})
+
+    def _listen(self) -> None:
+        line = os.read(0, 100)
+        if not line:
+            asyncio.get_running_loop().remove_reader(0)
+        self.told.put_nowait(line)
+
+    async def _work(self) -> None:
+        if self.task.arrivals:
+            await self._open_loop()
+        else:
+            async with asyncio.TaskGroup() as people:
+                for number in range(self.task.users):
+                    people.create_task(self._person(self.task.first_user + number * self.task.step))
+
+    @property
+    def _over(self) -> bool:
+        limit = self.task.duration_s
+        return limit is not None and time.monotonic() >= self.began + limit
+
+    async def _person(self, number: int) -> None:
+        """One of the closed loop: takes a session, asks, reads, thinks, asks again."""
+        dice = random.Random(f"{self.task.seed} {number}")
+        await _until(self.began + number * _STAGGER)
+        while self.waiting:
+            session = self.waiting.popleft()
+            if self.task.duration_s is not None:
+                self.waiting.append(session)
+            for prompt in session:
+                if self._over:
+                    return
+                await self._record(Request(prompt))
+                if self.task.think_s:
+                    await asyncio.sleep(dice.expovariate(1 / self.task.think_s))
+
+    async def _open_loop(self) -> None:
+        limit = self.task.limit
+        slots = asyncio.Semaphore(limit) if limit else nullcontext()
+
+        async def arrive(request: Request) -> None:
+            async with slots:
+                await self._record(request)
+
+        async with asyncio.TaskGroup() as arriving:
+            for offset, prompt in self.task.arrivals:
+                due = self.began + offset
+                await _until(due)
+                arriving.create_task(arrive(Request(prompt, due=due)))
+
+    async def _record(self, request: Request) -> None:
+        self.requests.append(request)
+        await self._send(request)
+        self.done += request.completed
+        self.failed += not request.completed
+        self.tokens += request.tokens
+
+    async def _send(self, request: Request) -> Request:
+        task = self.task
+        body = task.bodies[request.prompt]
+        await exchange(
+            request, task.endpoint, task.path, body, self.make_reader(), task.budgets, self.stamp
+        )
+        return request
+
+    async def _tick(self) -> None:
+        """Looks how late this process wakes up: what it is late, its stamps can be, too."""
+        while True:
+            due = time.monotonic() + _TICK
+            await asyncio.sleep(_TICK)
+            self.late_s.append(max(0.0, time.monotonic() - due))
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS)
+            sent = len(self.requests)
+            counts = {"sent": sent, "done": self.done, "failed": self.failed}
+            _say({"progress": counts | {"tokens": self.tokens}})
+
+
+async def _until(moment: float) -> None:
+    wait = moment - time.monotonic()
+    if wait > 0:
+        await asyncio.sleep(wait)
+
+
+def _say(what: dict[str, Any]) -> None:
+    data = memoryview(msgspec.json.encode(what) + b"\n")
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def main() -> None:
+    """Does the one task that stands on standard input."""
+    # Ctrl-C reaches the whole group of processes; whoever started us says what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+    arrivals = Arrivals()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(arrivals)) as runner:
+        runner.run(_Worker(task, arrivals).run())
+
+
+if __name__ == "__main__":
+    main()

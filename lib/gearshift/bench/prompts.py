@@ -1,0 +1,278 @@
+"""What the people of a load ask: RAG questions as the chat sends them, a file, or made-up text.
+
+A session is what one person asks one after the other, each prompt beginning with the one before it,
+as a chat's do. Within a run prompts share beginnings as they really would: the system message,
+popular passages, a conversation's earlier turns. Across runs they share nothing: each run's prompts
+begin with a mark of its own, else the second run would find those of the first in the server's
+prefix cache.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gearshift.data import DATA
+from gearshift.errors import GearshiftError
+from gearshift.rag import library
+from gearshift.rag.chat import PASSAGES
+from gearshift.rag.conversations import load
+from gearshift.rag.prompt import PLAIN, build
+from gearshift.schemas import Answer, Message, State, Timings
+
+Messages = tuple[Message, ...]
+
+_TURNS = (1, 2, 3)  # questions that one person asks in a session
+# Words of four letters that nearly every tokenizer takes as one token, so that the tokens of a text
+# are a constant for each word and a constant for the template.
+_WORDS = [
+    "that",
+    "with",
+    "have",
+    "this",
+    "will",
+    "your",
+    "from",
+    "they",
+    "know",
+    "want",
+    "been",
+    "good",
+    "much",
+    "some",
+    "time",
+    "very",
+    "when",
+    "come",
+    "here",
+    "just",
+    "like",
+    "long",
+    "make",
+    "many",
+    "more",
+    "only",
+    "over",
+    "such",
+    "take",
+    "than",
+    "them",
+    "well",
+    "were",
+    "what",
+    "back",
+    "call",
+    "down",
+    "each",
+    "even",
+    "find",
+    "give",
+    "hand",
+    "high",
+    "home",
+    "keep",
+    "last",
+    "left",
+    "life",
+    "line",
+    "live",
+    "look",
+    "main",
+    "mean",
+    "most",
+    "move",
+    "must",
+    "name",
+    "need",
+    "next",
+    "open",
+    "part",
+    "play",
+    "read",
+    "same",
+    "seem",
+    "show",
+    "side",
+    "tell",
+    "turn",
+    "used",
+    "work",
+    "year",
+    "best",
+    "both",
+    "city",
+]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is sent: payload fields of each prompt, and the sessions that name prompts by index.
+
+    Attributes:
+        name: In words, for the report.
+        bodies: `messages`, and what else differs from prompt to prompt.
+        notes: What a reader of the figures should know.
+    """
+
+    name: str
+    bodies: list[dict[str, Any]]
+    sessions: list[list[int]]
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str, sessions: Sequence[Sequence[Messages]], mark: str = "") -> Workload:
+        """From what each person asks; `mark` stands in front of all of it."""
+        bodies: list[dict[str, Any]] = []
+        numbered: list[list[int]] = []
+        for session in sessions:
+            numbered.append(list(range(len(bodies), len(bodies) + len(session))))
+            bodies += [{"messages": _marked(messages, mark)} for messages in session]
+        return cls(name, bodies, numbered)
+
+
+def _marked(messages: Messages, mark: str) -> list[dict[str, str]]:
+    first, *rest = (message.as_dict() for message in messages)
+    if mark:
+        first["content"] = f"{mark}\n{first['content']}"
+    return [first, *rest]
+
+
+def run_mark(seed: int, run: int) -> str:
+    """What the prompts of one run begin with; the same for the same seed and run."""
+    return f"({random.Random(f'{seed} {run}').randrange(16**6):06x})"
+
+
+def questions(
+    requests: int, seed: int, room: int, passages: int = PASSAGES
+) -> list[list[Messages]]:
+    """Sessions of one to three questions about the handbook, retrieved and built as a chat's.
+
+    A follow-up's prompt holds the turns before it with the answers of `data/questions.jsonl`, so
+    that it is the same whatever the server has answered.
+
+    Args:
+        room: Tokens that a prompt may take.
+        passages: The most passages of one question.
+    """
+    rows = [
+        json.loads(line)
+        for line in (DATA / "questions.jsonl").read_text("utf-8").splitlines()
+        if line.strip()
+    ]
+    documents = library.sample()
+    dice = random.Random(seed)
+    found = {row["question"]: documents.search(row["question"], PASSAGES) for row in rows}
+    order: list[dict[str, str]] = []
+    sessions: list[list[Messages]] = []
+    count = 0
+    while count < requests:
+        turns: list[Answer] = []
+        session: list[Messages] = []
+        first_turn = 0
+        for _ in range(dice.choice(_TURNS)):
+            if not order:
+                order = dice.sample(rows, len(rows))
+            row = order.pop()
+            prompt = build(
+                row["question"], found[row["question"]], turns, first_turn, room, passages
+            )
+            first_turn = prompt.first_turn
+            session.append(prompt.messages)
+            turns.append(
+                Answer(
+                    row["question"],
+                    Timings(0.0),
+                    State.DONE,
+                    prompt.messages[-1].content,
+                    row["answer"],
+                    sources=prompt.sources,
+                )
+            )
+        sessions.append(session)
+        count += len(session)
+    return sessions
+
+
+def synthetic(requests: int, seed: int, words: int) -> list[list[Messages]]:
+    """Prompts of so many words that share nothing; one a session."""
+    dice = random.Random(seed)
+    texts = (" ".join(dice.choices(_WORDS, k=max(1, words))) for _ in range(requests))
+    return [[(Message("user", text),)] for text in texts]
+
+
+def from_file(path: Path) -> list[list[Messages]]:
+    """Sessions of a file: JSON lines, or text with a prompt a line.
+
+    A line of JSON is a string, a list of messages (`role`, `content`), or an object with
+    `messages`, `prompt` or `question`. Each line is a session of one prompt.
+
+    Raises:
+        GearshiftError: it cannot be read, or holds no prompt.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as wrong:
+        raise GearshiftError(f"cannot read {path}: {wrong}", hint="name a UTF-8 file") from None
+    sessions = [
+        [_from_line(line, f"{path}, line {number}", path.suffix == ".jsonl")]
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not sessions:
+        raise GearshiftError(f"there is no prompt in {path}", hint="write one a line")
+    return sessions
+
+
+def _from_line(line: str, where: str, is_json: bool) -> Messages:
+    if not is_json:
+        return (Message("user", line.strip()),)
+    wrong = GearshiftError(
+        f"{where} holds no prompt", hint='write {"prompt": "…"} or {"messages": […]}'
+    )
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise wrong from None
+    if isinstance(row, dict):
+        row = row.get("messages") or row.get("prompt") or row.get("question")
+    if isinstance(row, str) and row.strip():
+        return (Message("user", row),)
+    if not isinstance(row, list) or not row:
+        raise wrong
+    try:
+        return tuple(Message(str(one["role"]), str(one["content"])) for one in row)
+    except (TypeError, KeyError):
+        raise wrong from None
+
+
+def conversations(home: Path) -> list[list[Messages]]:
+    """The conversations of this installation, each a session, turn by turn as they were sent.
+
+    Raises:
+        GearshiftError: there are none.
+    """
+    sessions = []
+    for path in sorted((home / "conversations").glob("*.json")):
+        found = load(home, path.stem)
+        if session := _session([turn for turn in found.turns if turn.complete] if found else []):
+            sessions.append(session)
+    if not sessions:
+        raise GearshiftError(
+            f"there is no conversation in {home / 'conversations'}",
+            hint="ask something in the chat first, or measure with the sample questions",
+        )
+    return sessions
+
+
+def _session(turns: Sequence[Answer]) -> list[Messages]:
+    said: Messages = (Message("system", PLAIN),)
+    session = []
+    for turn in turns:
+        asked = (*said, Message("user", turn.prompt or turn.question))
+        session.append(asked)
+        said = (*asked, Message("assistant", turn.text))
+    return session

@@ -1,0 +1,195 @@
+"""A measurement as one page that needs nothing else: charts, figures, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from gearshift.bench.charts import Chart, Line, svg
+from gearshift.bench.machine import in_words
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto;
+  padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
+  gap: 1.5rem }
+svg { width: 100%; font-size: 12px } svg text { fill: currentColor } svg .title { font-weight: 600;
+  font-size: 14px } .end { text-anchor: end } .middle { text-anchor: middle }
+.grid { stroke: currentColor; opacity: .15 }
+.wide { overflow-x: auto } table { border-collapse: collapse; white-space: nowrap }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884 }
+th:first-child, td:first-child { text-align: left } .bad { color: #dc2626 }
+pre { background: #8881; padding: .8rem; overflow-x: auto } .quiet { opacity: .75 }
+"""
+
+
+def label(run: dict[str, Any]) -> str:
+    """A server as charts and tables call it."""
+    return f"{run['provider']} ({run['variant']})" if run["variant"] else str(run["provider"])
+
+
+def charts(record: dict[str, Any]) -> list[Chart]:
+    """Throughput against people, TTFT and ITL percentiles, and latency against throughput.
+
+    Of repetitions the one in the middle by throughput is drawn; invalid runs are not.
+    """
+    curves = _curves(record)
+    people = "people at once"
+    return [
+        Chart(
+            "Throughput",
+            people,
+            "output tokens a second",
+            [
+                _line(name, runs, lambda r: (r["concurrency"], r["output_tokens_per_s"]))
+                for name, runs in curves.items()
+            ],
+        ),
+        _percentiles(curves, "ttft_s", "Time to first token", people),
+        _percentiles(curves, "itl_s", "Between tokens (ITL)", people),
+        Chart(
+            "Latency against throughput",
+            "output tokens a second",
+            "TTFT p95, ms",
+            [
+                _line(name, runs, lambda r: (r["output_tokens_per_s"], 1000 * r["ttft_s"]["p95"]))
+                for name, runs in curves.items()
+            ],
+        ),
+    ]
+
+
+def _curves(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """For each server its runs by number of people, one each."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for run in record["runs"]:
+        if (
+            run["concurrency"] is not None
+            and not run["invalid"]
+            and run["ttft_s"]["p50"] is not None
+        ):
+            groups.setdefault((label(run), run["concurrency"]), []).append(run)
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for (name, _), runs in sorted(groups.items(), key=lambda item: item[0]):
+        runs.sort(key=lambda run: float(run["output_tokens_per_s"] or 0))
+        curves.setdefault(name, []).append(runs[len(runs) // 2])
+    return curves
+
+
+def _line(
+    name: str, runs: list[dict[str, Any]], point: Any, group: str | None = None, dash: int = 0
+) -> Line:
+    points = [point(run) for run in runs]
+    labels = [
+        f"{name}, {run['concurrency']} at once: {y:.4g}"
+        for run, (_, y) in zip(runs, points, strict=True)
+    ]
+    return Line(name, points, labels, group or name, dash)
+
+
+def _percentiles(
+    curves: dict[str, list[dict[str, Any]]], metric: str, title: str, people: str
+) -> Chart:
+    lines = []
+    for name, runs in curves.items():
+        for dash, which in ((0, "p50"), (6, "p95"), (2, "p99")):
+            known = [run for run in runs if run[metric][which] is not None]
+
+            def point(run: dict[str, Any], which: str = which) -> tuple[float, float]:
+                return run["concurrency"], 1000 * run[metric][which]
+
+            lines.append(_line(f"{name} {which}", known, point, name, dash))
+    return Chart(title, people, "ms", lines)
+
+
+def html(record: dict[str, Any]) -> str:
+    """The whole page."""
+    title = record["title"] or "Benchmark"
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Gearshift: {escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="quiet">{escape(record["started"])} · {escape(in_words(record["machine"]))}</p>',
+    ]
+    if record["cancelled"]:
+        parts.append('<p class="bad">It was cancelled: these are the figures until then.</p>')
+    if record["crossover"]:
+        parts.append(f"<p><strong>{escape(record['crossover']['sentence'])}</strong></p>")
+    drawn = "".join(f"<div>{svg(chart)}</div>" for chart in charts(record) if chart.lines)
+    parts += [f'<div class="charts">{drawn}</div>', "<h2>Figures</h2>", _table(record["runs"])]
+    parts.append(
+        '<p class="quiet">Times in milliseconds, of completed requests; TTFT, TPOT, ITL and E2EL '
+        "as vllm bench serve defines them.</p>"
+    )
+    parts += [_remarks(record), _repeat(record), "</body></html>"]
+    return "\n".join(parts)
+
+
+_COLUMNS = (
+    ("ttft_s", ("p50", "p95", "p99")),
+    ("tpot_s", ("p50",)),
+    ("itl_s", ("p50", "p95", "p99")),
+    ("e2el_s", ("p50", "p95")),
+)
+
+
+def _table(runs: list[dict[str, Any]]) -> str:
+    heads = [
+        "server", "model", "people", "requests", "failed", "tokens/s",
+        *(f"{metric[:-2].upper()} {which}" for metric, whiches in _COLUMNS for which in whiches),
+        "client CPU",
+    ]  # fmt: skip
+    rows = []
+    for run in runs:
+        people = run["concurrency"] if run["rate"] is None else f"{run['rate']:g}/s"
+        cells = [
+            label(run), run["model"], people, run["requests"], run["failed"],
+            _number(run["output_tokens_per_s"]),
+            *(_number(run[m][p], 1000) for m, whiches in _COLUMNS for p in whiches),
+            f"{run['client_cpu_percent']:.0f} %",
+        ]  # fmt: skip
+        kind = ' class="bad"' if run["invalid"] else ""
+        rows.append(f"<tr{kind}>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>")
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _number(value: float | None, scale: float = 1) -> str:
+    return "–" if value is None else f"{value * scale:,.1f}"
+
+
+def _remarks(record: dict[str, Any]) -> str:
+    said = [f"{name} was not measured: {why}" for name, why in record["skipped"].items()]
+    if record["unlike"]:
+        said.append(record["unlike"])
+    for run in record["runs"]:
+        where = f"{label(run)}, {run['concurrency'] or 'open loop'}"
+        if run["invalid"]:
+            said.append(f"{where}: invalid, {run['invalid']}")
+        for failure in run["failures"]:
+            said.append(f"{where}: {failure['count']} × {failure['kind']}: {failure['example']}")
+    said += dict.fromkeys(note for run in record["runs"] for note in run["notes"])
+    items = "".join(f"<li>{escape(text)}</li>" for text in said)
+    return f"<h2>Worth knowing</h2><ul>{items}</ul>" if items else ""
+
+
+def _repeat(record: dict[str, Any]) -> str:
+    versions = sorted({f"{label(run)} {run['version'] or '(no version told)'}: {run['prompts']}"
+                       for run in record["runs"]})  # fmt: skip
+    machine = record["machine"]
+    lines = [
+        f"gearshift {machine['gearshift']}, Python {machine['python']}, {machine['system']}",
+        f"load average before: {machine['load_average']:.1f}",
+        *versions,
+        f"seed {record['seed']}",
+    ]
+    whole = json.dumps(record, indent=1)
+    return (
+        "<h2>To repeat it</h2>"
+        f"<pre>{escape(record['command'])}</pre><p>{'<br>'.join(map(escape, lines))}</p>"
+        f"<details><summary>All of it as JSON</summary><pre>{escape(whole)}</pre></details>"
+    )

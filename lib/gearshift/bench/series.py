@@ -1,0 +1,350 @@
+"""A series of runs: providers × people × repetitions, and the record that is kept of it.
+
+Repetitions are interleaved, so that what drifts (heat, other programs) meets all alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gearshift.bench import machine, validity
+from gearshift.bench import prompts as ask
+from gearshift.bench.load import Load, Progress, run_load
+from gearshift.bench.metrics import METRICS, Goal, Run, confidence_interval
+from gearshift.bench.prompts import Workload
+from gearshift.bench.target import Target, Tokens, count_tokens, takes_lengthening
+from gearshift.errors import GearshiftError
+from gearshift.settings import is_loopback, load_settings
+
+log = logging.getLogger(__name__)
+
+QUESTIONS = "questions"
+CONVERSATIONS = "conversations"
+ANSWER_TOKENS = 128
+"""The longest answer when nobody asked for another length."""
+_UNKNOWN_NUMBER = 500  # prompts that are made for a run whose number of requests is not known
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be measured.
+
+    Attributes:
+        users: People at once, a run for each; empty for an open loop without a limit.
+        requests: In each run; by default four for each person, at least ten.
+        duration_s: Instead: how long requests are begun.
+        input_tokens: Makes the prompts synthetic, of this length.
+        output_tokens: The length of each answer: exactly, where the server can be told so.
+        rate, burstiness: An open loop: arrivals a second, and how evenly (1: a Poisson process).
+        prompts: `questions` (of the sample handbook), `conversations` (of this installation), or a
+            file's path.
+        repeat: How often everything is measured.
+        warmup: Requests before each run that do not count.
+    """
+
+    users: tuple[int, ...] = (1,)
+    requests: int | None = None
+    duration_s: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    rate: float | None = None
+    burstiness: float = 1.0
+    think_s: float = 0.0
+    prompts: str = QUESTIONS
+    repeat: int = 1
+    warmup: int = 2
+    seed: int = 0
+    goals: tuple[Goal, ...] = ()
+
+    def load(self, users: int | None, number: int) -> Load:
+        """One run's; each repetition has arrivals of its own."""
+        requests = self.requests
+        if requests is None and self.duration_s is None:
+            requests = max(10, 4 * (users or 1))
+        return Load(
+            users,
+            requests,
+            self.duration_s,
+            self.rate,
+            self.burstiness,
+            self.think_s,
+            self.warmup,
+            self.seed + number,
+        )
+
+
+@dataclass
+class Measured:
+    """A run with what it was a run of."""
+
+    target: Target
+    run: Run
+    repetition: int
+    load: Load
+    workload: str
+    exactly: bool
+    invalid: str | None
+    notes: list[str]
+
+
+@dataclass
+class Series:
+    """All runs, as far as they are; safe to look at from other threads while it grows.
+
+    `skipped` maps providers that could not be measured to why.
+    """
+
+    wish: Wish
+    targets: list[Target]
+    started: str = ""
+    measured: list[Measured] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=machine.describe)
+    scenario: str | None = None
+    command: str = ""
+    cancelled: bool = False
+    now: str = ""
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def planned(self) -> int:
+        """Runs in all."""
+        return len(self.targets) * max(1, len(self.wish.users)) * self.wish.repeat
+
+
+OnStep = Callable[[Series], None]
+
+
+def measure(
+    series: Series, step: OnStep = lambda series: None, cancel: threading.Event | None = None
+) -> Series:
+    """Measures everything that `series` wants, and fills it in; `step` is told all along.
+
+    Cancelling, by `cancel` or Ctrl-C, ends it with what was measured until then.
+
+    Raises:
+        GearshiftError: the prompts cannot be had, or the load generator could not work.
+    """
+    series.started = datetime.now(UTC).isoformat(timespec="seconds")
+    cancel = cancel or threading.Event()
+    with ExitStack() as stack:
+        for target in series.targets:
+            stack.enter_context(target.service.in_use())
+        try:
+            _measure(series, step, cancel)
+        except KeyboardInterrupt:
+            series.cancelled = True
+    series.now = ""
+    return series
+
+
+def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
+    wish = series.wish
+    makers = {}
+    for target in series.targets:
+        series.now = f"{target.label}: looking at the server"
+        step(series)
+        makers[id(target)] = _Maker(wish, target, series.targets)
+        if cancel.is_set():
+            series.cancelled = True
+            return
+    number = 0
+    for repetition in range(wish.repeat):
+        for users in wish.users or (None,):
+            for target in series.targets:
+                people = f"{users} at once" if users else f"{wish.rate:g} arrivals a second"
+                series.now = f"{target.label}: {people}"
+                series.progress = Progress()
+                step(series)
+                # The same prompts for each target, others for each repetition and number of people.
+                load = wish.load(users, repetition)
+                found = makers[id(target)].run(load, number, repetition, series, step, cancel)
+                series.measured.append(found)
+                step(series)
+                if found.run.cancelled:
+                    series.cancelled = True
+                    return
+            number += 1
+
+
+class _Maker:
+    """Makes the workload of one target, which says how it counts tokens, and runs it."""
+
+    def __init__(self, wish: Wish, target: Target, targets: Sequence[Target]) -> None:
+        self.wish, self.target = wish, target
+        self.notes: list[str] = []
+        self.tokens = Tokens()
+        self.room = min(one.context for one in targets) - self.answer_tokens
+        self.passages = min(one.service.passages for one in targets)
+        self.exactly = wish.output_tokens is not None
+        if self.exactly and not target.lengthening(1, exactly=True):
+            self.exactly = False
+            self.notes.append(f"{target.provider} cannot be told an answer's exact length")
+        elif self.exactly and wish.warmup and not takes_lengthening(target):
+            self.exactly = False
+            self.notes.append("the server refuses ignore_eos: answers end where they end")
+        if wish.input_tokens is not None:
+            if wish.warmup:
+                self.tokens = count_tokens(target)
+            if not self.tokens.measured:
+                self.notes.append("input tokens are estimated: a word each")
+
+    @property
+    def answer_tokens(self) -> int:
+        return self.wish.output_tokens or ANSWER_TOKENS
+
+    def workload(self, requests: int, number: int) -> Workload:
+        wish, seed = self.wish, self.wish.seed + number
+        mark = ask.run_mark(wish.seed, number)
+        if wish.input_tokens is not None:
+            words = self.tokens.words(wish.input_tokens)
+            name = f"synthetic, {wish.input_tokens} tokens"
+            return Workload.of(name, ask.synthetic(requests, seed, words))
+        if wish.prompts == QUESTIONS:
+            name = "questions about the sample handbook, with the passages found"
+            found = ask.questions(requests, seed, self.room, self.passages)
+            return Workload.of(name, found, mark)
+        if wish.prompts == CONVERSATIONS:
+            home = load_settings().home_dir
+            return Workload.of("conversations of this installation", ask.conversations(home), mark)
+        path = Path(wish.prompts)
+        return Workload.of(f"prompts of {path.name}", ask.from_file(path), mark)
+
+    def run(
+        self,
+        load: Load,
+        number: int,
+        repetition: int,
+        series: Series,
+        step: OnStep,
+        cancel: threading.Event,
+    ) -> Measured:
+        target, notes = self.target, [*self.notes]
+        # As many more as warm up: those come from the end and are not met again.
+        wanted = (load.requests or _UNKNOWN_NUMBER) + load.warmup
+        workload = self.workload(wanted, number)
+
+        def progress(now: Progress) -> None:
+            series.progress = now
+            step(series)
+
+        wire = target.wire(self.answer_tokens, self.exactly)
+        run = run_load(wire, workload, load, target.service.budgets, progress, cancel, notes)
+        invalid = validity.why_invalid(run)
+        here = is_loopback(wire.endpoint.url)
+        notes += validity.notes(run, os.cpu_count() or 1, here)
+        log.info("measured %s, %s people: %d requests", target.label, load.users, len(run.requests))
+        return Measured(target, run, repetition, load, workload.name, self.exactly, invalid, notes)
+
+
+# ---- the record
+
+
+def record(series: Series) -> dict[str, Any]:
+    """The series as JSON: `runs`, `client_cpu_percent`, and what is needed to repeat it."""
+    runs = [run_record(found, series.wish.goals) for found in series.measured]
+    cpu = [found.run.client_cpu_percent for found in series.measured]
+    return {
+        "runs": runs,
+        "client_cpu_percent": max(cpu, default=0.0),
+        "summary": summary(series),
+        "skipped": series.skipped,
+        "cancelled": series.cancelled,
+        "scenario": series.scenario,
+        "started": series.started,
+        "machine": series.machine,
+        "command": series.command,
+        "seed": series.wish.seed,
+        "wish": asdict(replace(series.wish, goals=()))
+        | {"goals": list(map(str, series.wish.goals))},
+    }
+
+
+def run_record(found: Measured, goals: Sequence[Goal] = ()) -> dict[str, Any]:
+    """One run as JSON; times in seconds, over completed requests alone."""
+    run, target = found.run, found.target
+    return {
+        "provider": target.provider,
+        "variant": target.variant,
+        "model": target.model,
+        "version": target.version,
+        "weights": target.weights,
+        "concurrency": run.users,
+        "rate": found.load.rate,
+        "repetition": found.repetition,
+        "requests": len(run.requests),
+        "failed": run.failed,
+        "failures": [
+            {"kind": kind, "count": count, "example": words} for kind, count, words in run.failures
+        ],
+        "unfinished": run.unfinished,
+        "cancelled": run.cancelled,
+        "invalid": found.invalid,
+        "duration_s": run.duration_s,
+        "output_tokens": run.output_tokens,
+        "output_tokens_per_s": run.output_tokens_per_s,
+        "requests_per_s": run.requests_per_s,
+        "input_tokens_mean": run.input_tokens_mean,
+        "tokens_counted_by": run.counted_by,
+        "exact_output": found.exactly,
+        **{f"{metric}_s": asdict(run.percentiles(metric)) for metric in METRICS},
+        "goodput_per_s": run.goodput(goals),
+        "goals_met": {str(goal): goal.met(run) for goal in goals},
+        "client_cpu_percent": run.client_cpu_percent,
+        "client_processes": len(run.clients),
+        "prompts": found.workload,
+        "notes": found.notes,
+    }
+
+
+def summary(series: Series) -> list[dict[str, Any]]:
+    """For each target and number of people the medians over the repetitions, and how sure they are.
+
+    `confidence_interval` is of the median at 95 %, by bootstrap; `None` for fewer than three.
+    """
+    groups: dict[tuple[str, int | None], list[Measured]] = {}
+    for found in series.measured:
+        if found.invalid is None and found.run.completed:
+            groups.setdefault((found.target.label, found.run.users), []).append(found)
+    rows = []
+    for (label, users), group in groups.items():
+        row: dict[str, Any] = {"target": label, "concurrency": users, "repetitions": len(group)}
+        for name, value in _SUMMARIZED.items():
+            values = [number for one in group if (number := value(one.run)) is not None]
+            interval = confidence_interval(values)
+            row[name] = {
+                "median": median(values) if values else None,
+                "confidence_interval": interval,
+            }
+        rows.append(row)
+    return rows
+
+
+_SUMMARIZED: dict[str, Callable[[Run], float | None]] = {
+    "output_tokens_per_s": lambda run: run.output_tokens_per_s,
+    "ttft_p50_s": lambda run: run.percentiles("ttft").p50,
+    "ttft_p95_s": lambda run: run.percentiles("ttft").p95,
+    "tpot_p50_s": lambda run: run.percentiles("tpot").p50,
+    "itl_p50_s": lambda run: run.percentiles("itl").p50,
+    "itl_p95_s": lambda run: run.percentiles("itl").p95,
+    "e2el_p50_s": lambda run: run.percentiles("e2el").p50,
+}
+
+
+def nothing_measured(series: Series) -> GearshiftError | None:
+    """The reason when not one request was even answered with an error: there is no server."""
+    runs = [found.run for found in series.measured]
+    kinds = {kind for run in runs for kind, _, _ in run.failures}
+    if runs and kinds == {"unreachable"} and not any(run.completed for run in runs):
+        words = runs[0].failures[0][2]
+        return GearshiftError(words, hint="start the server, or check the address")
+    return None

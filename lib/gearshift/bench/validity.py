@@ -1,0 +1,52 @@
+"""Whether a run measured the server, or the client and the machine around it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gearshift.bench.metrics import Run
+
+_BUSY = 0.8  # of a core; a process of the load generator that needs more takes its stamps too late
+_SHARE = 0.15  # of all cores: what a client on the server's own machine may take from it
+_LATE = 0.05  # seconds that an arrival may be behind its plan
+
+
+def why_invalid(run: Run) -> str | None:
+    """Why the figures are not the server's, or `None` when they are."""
+    if run.duration_s <= 0 or not run.requests:
+        return None if run.cancelled else "nothing was measured"
+    busiest = max((client.cpu_s for client in run.clients), default=0.0) / run.duration_s
+    if busiest > _BUSY:
+        return (
+            f"the client was the bottleneck: one of its processes used {busiest:.0%} of a core, so "
+            "its stamps are late"
+        )
+    waited = [
+        r.started - r.due for r in run.requests if r.due is not None and r.started is not None
+    ]
+    if waited and run.users is None and float(np.percentile(waited, 95)) > _LATE:
+        late = float(np.percentile(waited, 95))
+        return (
+            f"the client could not keep to the plan of arrivals: 5 % left {late:.2f} s late or more"
+        )
+    return None
+
+
+def notes(run: Run, cores: int, on_this_machine: bool) -> list[str]:
+    """What a reader of the figures should know, valid as they are."""
+    found = []
+    if on_this_machine and run.client_cpu_percent > 100 * cores * _SHARE:
+        found.append(
+            f"the client took {run.client_cpu_percent:.0f} % of a core from a server on the same "
+            f"{cores} cores"
+        )
+    late = [value for client in run.clients for value in client.late_s]
+    if late and (p95 := float(np.percentile(late, 95))) > 0.005:
+        found.append(
+            f"the machine was busy: 5 % of the client's wakings were {p95 * 1000:.0f} ms late"
+        )
+    if run.counted_by in ("messages", "both"):
+        found.append("the server did not count its tokens: each message counts as one")
+    if run.completed and len(run.completed) < 100:
+        found.append(f"p99 of {len(run.completed)} requests is little more than the worst of them")
+    return found

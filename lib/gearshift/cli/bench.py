@@ -1,0 +1,302 @@
+"""`gearshift bench`: how fast, for how many people at once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from gearshift.cli._report import JSON, err, out, print_json, reporting
+from gearshift.errors import GearshiftError
+from gearshift.providers import LLMServiceFactory
+from gearshift.settings import PROVIDERS, load_settings
+
+if TYPE_CHECKING:  # they take their time to import
+    from gearshift.bench.series import Series, Wish
+
+app = typer.Typer()
+
+
+def _known(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        if name.lower() not in PROVIDERS:
+            raise typer.BadParameter(f"choose from {', '.join(PROVIDERS)}")
+    return names and [name.lower() for name in names]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter("write numbers of people like 1,10,50")
+    return numbers
+
+
+def _scenario(name: str | None) -> str | None:
+    from gearshift.bench.scenarios import SCENARIOS
+
+    if name is not None and name not in SCENARIOS:
+        raise typer.BadParameter(f"choose one of {', '.join(SCENARIOS)}")
+    return name
+
+
+@app.command()
+def bench(
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Measure this one; may be repeated.", callback=_known)
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A server's address; any that speaks OpenAI's API.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Ask this model.")] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="People at once, a run for each number: 1,10,50. [1]")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests of a run.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0.1, help="Instead: seconds in which requests are begun.")
+    ] = None,
+    input_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Synthetic prompts of this length.")
+    ] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of answers; exact where servers allow it.")
+    ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="questions (of the handbook), conversations (yours), or a file.")
+    ] = "questions",
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Open loop: requests that arrive a second.")
+    ] = None,
+    burstiness: Annotated[
+        float, typer.Option(min=0.01, help="Of arrivals: 1 Poisson, less in bursts, more steadier.")
+    ] = 1.0,
+    think_time: Annotated[
+        float, typer.Option(min=0, help="Mean seconds that a person thinks between questions.")
+    ] = 0.0,
+    slo: Annotated[
+        str | None, typer.Option(help='Goals: "p95 ttft < 1, tpot < 0.05" (seconds).')
+    ] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before each run, not counted.")] = 2,
+    repeat: Annotated[int, typer.Option(min=1, help="Measure everything so often.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts and arrivals.")] = 0,
+    scenario: Annotated[
+        str | None,
+        typer.Option(help="one, ten, many or crossover: all servers here.", callback=_scenario),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with charts to this file (.html).")
+    ] = None,
+    kept: Annotated[
+        bool, typer.Option("--list", help="Only list the measurements that were kept.")
+    ] = False,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Only compare two that were kept."),
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure servers under load: time to first token, speed, throughput.
+
+    Every measurement is kept: --list, --compare.
+    """
+    from gearshift.bench import runs
+    from gearshift.bench.metrics import parse_goals
+    from gearshift.bench.report import html
+    from gearshift.bench.scenarios import finished
+    from gearshift.bench.series import Wish, nothing_measured
+
+    if kept or compare:
+        with reporting(as_json):
+            _look_back(compare, as_json)
+        return
+    if scenario and (concurrency or rate or url):
+        raise typer.BadParameter("a scenario says itself whom it measures, and how many ask")
+    users = _numbers(concurrency) if concurrency else (() if rate else (1,))
+    if requests is not None and duration is not None:
+        raise typer.BadParameter("give --requests or --duration, not both")
+    with reporting(as_json):
+        wish = Wish(
+            users=users,
+            requests=requests,
+            duration_s=duration,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            rate=rate,
+            burstiness=burstiness,
+            think_s=think_time,
+            prompts=prompts,
+            repeat=repeat,
+            warmup=warmup,
+            seed=seed,
+            goals=parse_goals(slo) if slo else (),
+        )
+        with _series(wish, scenario, provider, url, model) as series:
+            series.command = shlex.join(["gearshift", *sys.argv[1:]])
+            _watched(series)
+        if (absent := nothing_measured(series)) is not None:
+            raise absent
+        found = finished(series)
+        home = load_settings().home_dir
+        found["name"] = runs.keep(found, home)
+        if report is not None:
+            _write(report, html(found))
+        if as_json:
+            print_json(found)
+        else:
+            _show(found)
+        _say_what_is_wrong(found)
+
+
+@contextmanager
+def _series(
+    wish: Wish, scenario: str | None, names: list[str] | None, url: str | None, model: str | None
+) -> Iterator[Series]:
+    from gearshift.bench.scenarios import scenario_series
+    from gearshift.bench.series import Series
+    from gearshift.bench.target import find_service, find_target
+
+    if scenario is not None:
+        with scenario_series(scenario, wish, model, names) as series:
+            yield series
+        return
+    names = names or (["vllm"] if url else [LLMServiceFactory.active()])
+    yield Series(wish, [find_target(find_service(name, url), model) for name in names])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as wrong:
+        raise GearshiftError(f"cannot write {path}: {wrong}", hint="name another file") from None
+
+
+def _look_back(pair: tuple[str, str] | None, as_json: bool) -> None:
+    """Lists what was kept, or compares two of them."""
+    from gearshift.bench import runs
+
+    home = load_settings().home_dir
+    if pair is None:
+        names = runs.kept(home)
+        if as_json:
+            print_json({"kept": names})
+            return
+        out.print("\n".join(names) or "nothing was kept yet", markup=False)
+        return
+    rows = runs.compare(*(runs.load(name, home) for name in pair))
+    if as_json:
+        print_json({"before": pair[0], "after": pair[1], "changes": rows})
+        return
+    if not rows:
+        out.print("They have no server and number of people in common.")
+    for row in rows:
+        people = row["concurrency"] or "open loop"
+        out.print(f"{row['target']}, {people}", style="bold", markup=False)
+        for name in runs.COMPARED:
+            out.print(f"  {name}: {in_words(row[name])}", markup=False)
+
+
+def in_words(change: dict[str, Any]) -> str:
+    """One figure before and after."""
+    if change["change"] is None:
+        return "not known of both"
+    sure = {True: "certain", False: "within what repetitions vary", None: "measured once or twice"}
+    figures = f"{change['before']:.4g} → {change['after']:.4g}"
+    return f"{figures} ({change['change']:+.1%}, {sure[change['certain']]})"
+
+
+def _watched(series: Series) -> None:
+    """Measures, with what happens on stderr: a bar on a terminal, else a line a run."""
+    from gearshift.bench.series import measure
+
+    seen = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=series.planned, counts="")
+
+        def step(now: Series) -> None:
+            nonlocal seen
+            one = now.progress
+            counts = f"{one.done} done, {one.failed} failed, {one.tokens} tokens"
+            bar.update(task, completed=len(now.measured), description=now.now, counts=counts)
+            for found in now.measured[seen:]:
+                run = found.run
+                speed = run.output_tokens_per_s or 0.0
+                people = "open loop" if run.users is None else f"{run.users} at once"
+                err.print(
+                    f"{found.target.label}, {people}: {len(run.requests)} requests, "
+                    f"{run.failed} failed, {speed:.1f} tokens a second",
+                    markup=False,
+                    soft_wrap=True,
+                )
+            seen = len(now.measured)
+
+        measure(series, step)
+
+
+def _show(found: dict[str, Any]) -> None:
+    """A table for a terminal of 80 columns; the JSON and the report have more."""
+    from gearshift.bench.report import label
+
+    heads = ("server", "people", "sent", "failed", "tokens/s", "TTFT", "p95", "ITL", "p95", "E2EL")
+    table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for run in found["runs"]:
+        speed = run["output_tokens_per_s"]
+        table.add_row(
+            label(run) + (" INVALID" if run["invalid"] else ""),
+            "-" if run["concurrency"] is None else str(run["concurrency"]),
+            str(run["requests"]),
+            str(run["failed"]),
+            "-" if speed is None else f"{speed:.1f}",
+            in_time(run["ttft_s"]["p50"]),
+            in_time(run["ttft_s"]["p95"]),
+            in_time(run["itl_s"]["p50"]),
+            in_time(run["itl_s"]["p95"]),
+            in_time(run["e2el_s"]["p50"]),
+        )
+    out.print(table)
+    for goal in found["wish"]["goals"]:
+        met = [str(r["concurrency"]) for r in found["runs"] if r["goals_met"].get(goal)]
+        out.print(f"{goal}: met with {', '.join(met)} at once" if met else f"{goal}: never met")
+    if found["crossover"]:
+        out.print(found["crossover"]["sentence"], style="bold", markup=False)
+    used = f"the client used {found['client_cpu_percent']:.0f} % of a core at most"
+    out.print(f"{used}; kept as {found['name']}", style="dim", markup=False)
+
+
+def in_time(seconds: float | None) -> str:
+    """Seconds as people read them."""
+    if seconds is None:
+        return "-"
+    if seconds >= 1:
+        return f"{seconds:.1f}s"
+    return f"{seconds * 1000:.0f}ms" if seconds >= 0.1 else f"{seconds * 1000:.1f}ms"
+
+
+def _say_what_is_wrong(found: dict[str, Any]) -> None:
+    """On stderr: what failed, what does not count, what is worth knowing."""
+    if found["cancelled"]:
+        err.print("cancelled: these are the figures until then", style="yellow")
+    told = set()
+    for run in found["runs"]:
+        for failure in run["failures"]:
+            line = f"{failure['count']} failed ({failure['kind']}): {failure['example']}"
+            err.print(line, style="red", markup=False, soft_wrap=True)
+        if run["invalid"]:
+            err.print(f"invalid: {run['invalid']}", style="red", markup=False, soft_wrap=True)
+        told.update(run["notes"])
+    told.update(f"{name} was not measured: {why}" for name, why in found["skipped"].items())
+    if found["unlike"]:
+        told.add(found["unlike"])
+    for note in sorted(told):
+        err.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,146 @@
+"""`gearshift bench`, as people and their scripts call it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from places import free_port
+from scripted_server import ndjson, ollama, sse, vllm
+
+KEYS = {"requests", "failed", "output_tokens_per_s", "ttft_s", "tpot_s", "itl_s", "e2el_s"}
+GEARSHIFT = [sys.executable, "-c", "from gearshift.cli import main; main()"]
+
+
+def bench(*arguments, status=0):
+    command = [*GEARSHIFT, "bench", *map(str, arguments), "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == status, found.stderr
+    assert "Traceback" not in found.stderr
+    return json.loads(found.stdout), found.stderr
+
+
+def test_the_json_has_the_keys_that_scripts_depend_on(known):
+    found, said = bench(
+        "--url", known.url, "--model", "ttft=40,itl=5", "--concurrency", "1,4",
+        "--requests", 8, "--input-tokens", 20, "--output-tokens", 10,
+        "--slo", "p95 ttft < 1, tpot < 0.001", "--seed", 7,
+    )  # fmt: skip
+    assert [run["concurrency"] for run in found["runs"]] == [1, 4]
+    assert 0 < found["client_cpu_percent"] < 100
+    for run in found["runs"]:
+        assert run.keys() >= KEYS | {"provider", "concurrency"}
+        assert (run["provider"], run["requests"], run["failed"]) == ("vllm", 8, 0)
+        for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s"):
+            assert run[metric].keys() == {"p50", "p95", "p99", "mean"}
+        assert run["ttft_s"]["p50"] == pytest.approx(0.04, abs=0.005)
+        assert run["goals_met"] == {"p95 ttft < 1": True, "p95 tpot < 0.001": False}
+        assert run["goodput_per_s"] == 0
+    assert found["seed"] == 7
+    assert "--concurrency 1,4" in found["command"]
+    assert found["machine"]["cores"]
+    assert "4 at once: 8 requests, 0 failed" in said
+
+
+def test_failures_are_counted_and_said_and_the_rest_is_measured(known):
+    found, said = bench(
+        "--url", known.url, "--model", "ttft=10,cut=4,error=3", "--requests", 24,
+        "--concurrency", 2, "--input-tokens", 9, "--output-tokens", 4, "--warmup", 0,
+    )  # fmt: skip
+    (run,) = found["runs"]
+    assert (run["requests"], run["failed"]) == (24, sum(f["count"] for f in run["failures"]))
+    assert 8 <= run["failed"] <= 14
+    assert "failed (truncated)" in said
+    assert "failed (server): " in said
+
+
+@pytest.mark.parametrize("provider", ["vllm", "ollama"])
+def test_a_server_that_is_not_there_is_an_error(provider):
+    url = f"http://127.0.0.1:{free_port()}"
+    found, said = bench("--provider", provider, "--url", url, "--requests", 2, status=1)
+    assert found["error"]["kind"] == "unreachable"
+    assert found["error"]["hint"]
+    assert "next:" in said
+
+
+def test_a_remote_address_is_refused_unless_it_is_allowed():
+    found, _ = bench("--url", "http://192.0.2.1:8000", "--requests", 2, status=1)
+    assert found["error"]["kind"] == "settings"
+    assert "GEARSHIFT_ALLOW_REMOTE" in found["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--concurrency", "0"],
+        ["--concurrency", "many"],
+        ["--provider", "nobody"],
+        ["--requests", "0"],
+        ["--requests", "5", "--duration", "5"],
+        ["--rate", "0"],
+    ],
+)
+def test_wrong_usage_is_status_two(arguments):
+    bench(*arguments, status=2)
+
+
+def test_ollama_is_measured_and_cannot_be_told_an_exact_length(serve):
+    server = serve(ollama(ndjson("Hello", " there", " you")))
+    found, said = bench(
+        "--provider", "ollama", "--url", server.url, "--requests", 6,
+        "--input-tokens", 12, "--output-tokens", 3,
+    )  # fmt: skip
+    (run,) = found["runs"]
+    assert (run["requests"], run["failed"], run["output_tokens"]) == (6, 0, 18)
+    assert not run["exact_output"]
+    assert "ollama cannot be told an answer's exact length" in said
+
+
+def test_a_server_that_refuses_what_it_does_not_know_is_measured_without(serve):
+    async def strict(exchange):
+        if "ignore_eos" in exchange.json:
+            error = {"error": {"message": "unknown field ignore_eos", "code": 400}}
+            await exchange.reply(error, 400)
+            return
+        await exchange.head()
+        await exchange.send(sse("Hello", " there"))
+
+    url = serve(vllm(strict)).url
+    found, said = bench("--url", url, "--requests", 4, "--output-tokens", 2, "--input-tokens", 5)
+    assert (found["runs"][0]["failed"], found["runs"][0]["exact_output"]) == (0, False)
+    assert "refuses ignore_eos" in said
+
+
+def test_prompts_come_from_a_file(known, tmp_path):
+    file = tmp_path / "asked.jsonl"
+    rows = ['"Why?"', '{"prompt": "How?"}', '{"messages": [{"role": "user", "content": "Who?"}]}']
+    file.write_text("\n".join(rows), "utf-8")
+    common = ["--url", known.url, "--model", "ttft=1,tokens=2", "--requests", 3, "--warmup", 0]
+    bench(*common, "--prompts", file)
+    asked = {row["body"]["messages"][-1]["content"].split("\n")[-1] for row in known.sent()[-3:]}
+    assert asked == {"Why?", "How?", "Who?"}
+    file.write_text("[1]", "utf-8")
+    found, _ = bench(*common, "--prompts", file, status=1)
+    assert "line 1 holds no prompt" in found["error"]["message"]
+
+
+def test_ctrl_c_prints_what_was_measured(known):
+    child = subprocess.Popen(
+        [*GEARSHIFT, "bench", "--url", known.url, "--model", "ttft=20,itl=2", "--json",
+         "--requests", "100000", "--output-tokens", "5", "--input-tokens", "5"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    before = len(known.sent())
+    while len(known.sent()) < before + 20:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    out, said = child.communicate(timeout=20)
+    assert child.returncode == 0, said
+    found = json.loads(out)
+    assert found["cancelled"]
+    assert found["runs"][0]["cancelled"]
+    assert found["runs"][0]["requests"] >= 10
+    assert "cancelled: these are the figures until then" in said

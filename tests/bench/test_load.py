@@ -1,0 +1,170 @@
+"""The load generator against a server that knows what it sent, and when."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from gearshift.bench import Load, Series, Wish, Workload, measure, record, run_load
+from gearshift.bench.load import arrivals
+from gearshift.bench.prompts import synthetic
+from gearshift.bench.validity import why_invalid
+
+
+def send(target, load, tokens=20, **options):
+    wanted = (load.requests or 500) + load.warmup
+    workload = Workload.of("synthetic", synthetic(wanted, 1, 10))
+    wire = target.wire(tokens, exactly=True)
+    return run_load(wire, workload, load, target.service.budgets, **options)
+
+
+def near(found, real, late):
+    """Within a millisecond, or one percent, and what this machine was late while it was busy."""
+    return abs(found - real) <= max(0.001, 0.01 * real) + late
+
+
+def agrees(run, rows):
+    """The figures of a run, beside those of the server's own stamps of the same requests."""
+    assert len(run.completed) == len(run.requests) == len(rows)
+    first = [row["sent"][0] - row["received"] for row in rows]
+    gaps = [b - a for row in rows for a, b in zip(row["sent"], row["sent"][1:], strict=False)]
+    whole = [row["ended"] - row["received"] for row in rows]
+    each = [
+        (row["ended"] - row["sent"][0]) / (request.tokens - 1)
+        for row, request in zip(rows, run.requests, strict=True)
+    ]
+    late = np.percentile([value for client in run.clients for value in client.late_s], 95)
+    for metric, real in (("ttft", first), ("itl", gaps), ("e2el", whole), ("tpot", each)):
+        found = run.percentiles(metric)
+        assert near(found.p50, np.median(real), late), metric
+        assert near(found.mean, np.mean(real), late), metric
+    seconds = max(row["ended"] for row in rows) - min(row["received"] for row in rows)
+    assert run.output_tokens_per_s == pytest.approx(run.output_tokens / seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("users", "requests", "script", "tokens"),
+    [
+        (1, 8, "ttft=80,itl=10", 20),
+        (10, 40, "ttft=120,itl=15,per=4", 40),
+        (10, 40, "ttft=120,itl=15,join=3", 30),
+        (10, 40, "ttft=120,itl=15,early=1,usage=0", 20),
+        (10, 40, "ttft=120,itl=15,role=0", 20),
+        (200, 400, "ttft=300,itl=60", 20),
+    ],
+)
+def test_every_figure_is_what_the_server_did(known, target, users, requests, script, tokens):
+    run = send(target(script), Load(users, requests, warmup=2), tokens)
+    agrees(run, known.sent()[-requests:])
+    assert run.counted_by == ("messages" if "usage=0" in script else "usage")
+    assert run.output_tokens == requests * tokens
+    assert why_invalid(run) is None
+    if users == 200:
+        assert len(run.clients) > 1
+        assert run.client_cpu_percent < 100
+
+
+def test_a_thousand_tokens_a_second_cost_less_than_a_third_of_a_core(target):
+    run = send(target("ttft=50,itl=20"), Load(20, 60), 50)
+    assert run.output_tokens_per_s > 700
+    assert run.client_cpu_percent / run.output_tokens_per_s * 1000 < 33
+
+
+def test_what_fails_is_counted_by_its_reason(target):
+    run = send(target("ttft=20,itl=2,cut=5,error=7,broken=11"), Load(4, 80), 10)
+    kinds = {kind: count for kind, count, _ in run.failures}
+    assert kinds.keys() == {"truncated", "server"}
+    assert run.failed == sum(kinds.values())
+    assert len(run.requests) == 80
+    assert max(run.values("e2el")) < 0.5
+    assert len(run.values("ttft")) == 80 - run.failed
+
+
+def test_a_server_that_stops_answering_fails_by_the_budgets_of_a_chat(target, monkeypatch):
+    monkeypatch.setenv("GEARSHIFT_FIRST_TOKEN_TIMEOUT", "0.3")
+    run = send(target("ttft=5000"), Load(2, 4), 3)
+    assert [(kind, count) for kind, count, _ in run.failures] == [("timeout", 4)]
+    monkeypatch.setenv("GEARSHIFT_PROGRESS_TIMEOUT", "0.3")
+    run = send(target("ttft=10,itl=5000"), Load(2, 4), 3)
+    assert [(kind, count) for kind, count, _ in run.failures] == [("stalled", 4)]
+
+
+def test_cancelled_it_keeps_what_was_measured(known, target):
+    cancel = threading.Event()
+    threading.Timer(1.5, cancel.set).start()
+    began = time.monotonic()
+    seen = []
+    run = send(target("ttft=50,itl=10"), Load(4, 5000), 10, cancel=cancel, progress=seen.append)
+    assert time.monotonic() - began < 5
+    assert run.cancelled
+    assert 4 <= len(run.completed) == len(run.requests) < 200
+    assert run.unfinished == 4
+    assert run.percentiles("ttft").p50 == pytest.approx(0.05, abs=0.02)
+    assert 0 < seen[0].sent <= seen[-1].sent
+    assert seen[-1].done <= len(run.completed)
+
+
+def test_for_a_time_requests_are_begun_and_those_on_their_way_are_finished(target):
+    run = send(target("ttft=100,itl=10"), Load(5, duration_s=1.0), 10)
+    assert 20 <= len(run.completed) == len(run.requests) <= 30
+    assert 1.0 < run.duration_s < 1.6
+
+
+def test_people_think_between_questions(target):
+    quick = send(target("ttft=5"), Load(2, 20), 1)
+    slow = send(target("ttft=5"), Load(2, 20, think_s=0.2), 1)
+    assert slow.duration_s > quick.duration_s + 0.5
+
+
+def test_the_open_loop_keeps_to_its_plan_whatever_the_server_does(target):
+    load = Load(None, 60, rate=40.0, seed=3)
+    run = send(target("ttft=400"), load, 2)
+    assert len(run.completed) == 60
+    started = np.array([request.started for request in run.requests])
+    planned = np.array(arrivals(load))
+    late = (started - started[0]) - (planned - planned[0])
+    assert np.median(np.abs(late)) < 0.01
+    assert run.percentiles("ttft").p50 == pytest.approx(0.4, abs=0.02)
+    assert why_invalid(run) is None
+
+
+def test_an_open_loop_may_have_a_limit(known, target):
+    run = send(target("ttft=100"), Load(2, 10, rate=1000.0), 1)
+    assert run.duration_s > 0.45
+    events = sorted((t, step) for r in run.requests for t, step in ((r.started, 1), (r.ended, -1)))
+    assert max(np.cumsum([step for _, step in events])) == 2
+
+
+@pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
+def test_arrivals_have_the_rate_and_the_burstiness_that_were_asked_for(burstiness):
+    load = Load(None, 20_000, rate=50.0, burstiness=burstiness, seed=1)
+    moments = np.array(arrivals(load))
+    gaps = np.diff(moments, prepend=0.0)
+    assert moments[-1] == pytest.approx(400.0)
+    assert gaps.std() / gaps.mean() == pytest.approx(burstiness**-0.5, rel=0.03)
+    assert arrivals(load) == arrivals(load)
+    assert arrivals(load) != arrivals(Load(None, 20_000, rate=50.0, burstiness=burstiness, seed=2))
+    timed = arrivals(Load(None, None, 100.0, 50.0, burstiness))
+    assert len(timed) == pytest.approx(5000, rel=0.1)
+    assert max(timed) < 100
+
+
+def test_a_client_that_cannot_keep_up_makes_the_run_invalid(target):
+    run = send(target("ttft=1"), Load(8, 50), 2)
+    run.clients[0].cpu_s = run.duration_s
+    assert "the client was the bottleneck" in why_invalid(run)
+    open_loop = send(target("ttft=1"), Load(None, 20, rate=50.0), 1)
+    for request in open_loop.requests:
+        request.due -= 1
+    assert "could not keep to the plan" in why_invalid(open_loop)
+
+
+def test_prompts_have_the_length_that_was_asked_for_in_the_servers_own_tokens(known, target):
+    wish = Wish((2,), 6, input_tokens=100, output_tokens=5)
+    found = record(measure(Series(wish, [target("ttft=1")])))
+    assert found["runs"][0]["input_tokens_mean"] == 100.0
+    bodies = [row["body"] for row in known.sent()[-6:]]
+    assert len({body["messages"][0]["content"] for body in bodies}) == 6
+    assert all(body["max_tokens"] == 5 and body["ignore_eos"] for body in bodies)
+    assert all(body["stream_options"] == {"include_usage": True} for body in bodies)

@@ -1,0 +1,170 @@
+"""What is kept, compared, drawn and said of measurements."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from gearshift.bench import Series, Wish, measure, runs
+from gearshift.bench.charts import Chart, Line, svg, ticks
+from gearshift.bench.report import charts, html
+from gearshift.bench.scenarios import SCENARIOS, crossover, finished, scenario_series
+from gearshift.errors import GearshiftError
+from scripted_server import ndjson, ollama
+
+
+@pytest.fixture
+def found(target):
+    wish = Wish((1, 2), 4, input_tokens=10, output_tokens=5, repeat=3, warmup=1)
+    return finished(measure(Series(wish, [target("ttft=10,itl=2,error=9")], command="gearshift")))
+
+
+def test_the_report_is_one_page_with_all_that_is_needed_to_repeat_it(found):
+    found["runs"][0]["model"] = "<script>alert(1)</script>"
+    found["command"] = "gearshift bench --seed 7"
+    page = html(json.loads(json.dumps(found)))
+    assert "<script" not in page
+    assert not re.search(r'(src|href)="?https?:|url\(', page)
+    assert page.count("<svg") == 4
+    for element in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(element)
+    for text in ("gearshift bench --seed 7", "TTFT p95", "output tokens a second", "server: "):
+        assert text in page
+    assert "as told" in page
+
+
+def test_repetitions_give_intervals_and_the_middle_one_is_drawn(found):
+    assert len(found["runs"]) == 6
+    assert [(row["concurrency"], row["repetitions"]) for row in found["summary"]] == [
+        (1, 3),
+        (2, 3),
+    ]
+    for row in found["summary"]:
+        low, high = row["ttft_p50_s"]["confidence_interval"]
+        assert low <= row["ttft_p50_s"]["median"] <= high
+    drawn = charts(found)[0].lines
+    assert [[x for x, _ in line.points] for line in drawn] == [[1, 2]]
+
+
+def test_measurements_are_kept_and_compared(found, home):
+    first = runs.keep(found, home)
+    faster = json.loads(json.dumps(found))
+    for row in faster["summary"]:
+        row["ttft_p50_s"] = {"median": row["ttft_p50_s"]["median"] / 2, "confidence_interval": None}
+        row["output_tokens_per_s"] = {"median": 1e6, "confidence_interval": [9e5, 2e6]}
+    second = runs.keep(faster, home)
+    assert {first, second} == set(runs.kept(home))
+    rows = runs.compare(runs.load(first, home), runs.load(second, home))
+    assert [row["concurrency"] for row in rows] == [1, 2]
+    assert rows[0]["ttft_p50_s"]["change"] == pytest.approx(-0.5)
+    assert rows[0]["ttft_p50_s"]["certain"] is None
+    assert rows[0]["output_tokens_per_s"]["certain"] is True
+    assert rows[0]["itl_p95_s"]["certain"] is False
+    for name in ("nothing", "../../etc/passwd"):
+        with pytest.raises(GearshiftError, match="there is no measurement"):
+            runs.load(name, home)
+
+
+def summary(**speeds):
+    return [
+        {
+            "target": target.replace("_", " "),
+            "concurrency": users,
+            "output_tokens_per_s": {"median": speed},
+        }
+        for target, by_users in speeds.items()
+        for users, speed in by_users.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "users", "sentence"),
+    [
+        ({"vllm": {1: 20, 5: 80, 10: 150}, "ollama": {1: 50, 5: 60, 10: 60}}, 5, "pays from 5 "),
+        ({"vllm": {1: 20, 5: 40}, "ollama": {1: 50, 5: 60}}, None, "does not pay, up to 5"),
+        ({"vllm": {1: 90, 5: 40}, "ollama": {1: 50, 5: 60}}, None, "does not pay"),
+        ({"vllm": {1: 90, 5: 99}, "ollama": {1: 50, 5: 60}}, 1, "at every number of people"),
+        ({"embedded": {1: 90, 5: 99}, "ollama": {1: 50, 5: 60}}, None, "vLLM was not measured"),
+        ({"vllm": {1: 90, 5: 99}}, None, "Another server was not measured"),
+    ],
+)
+def test_where_vllm_pays_is_said_as_it_is(speeds, users, sentence):
+    answer = crossover(summary(**speeds))
+    assert answer["users"] == users
+    assert sentence in answer["sentence"]
+
+
+def test_one_number_of_people_says_nothing_of_a_crossover():
+    assert crossover(summary(vllm={10: 90}, ollama={10: 20})) is None
+
+
+@pytest.mark.parametrize("top", [0, 0.003, 0.7, 1, 4, 26, 99, 100, 1234, 99999])
+def test_ticks_are_round_and_cover_what_is_drawn(top):
+    found = ticks(top)
+    assert found[0] == 0
+    assert found[-1] >= top * 0.999
+    assert 2 <= len(found) <= 8
+
+
+def test_a_chart_of_one_point_and_of_none_can_be_drawn():
+    line = Line("a & b", [(1, 0.0)], ["<1>"], "a")
+    for lines in ([line], [Line("nothing", [], [], "b")], []):
+        ElementTree.fromstring(svg(Chart("T", "x", "y", lines)))
+
+
+FAKE_OLLAMA = """#!{python}
+import os, sys
+sys.path.insert(0, {tests!r})
+from urllib.parse import urlsplit
+from scripted_server import ScriptedServer, ndjson, ollama
+assert sys.argv[1:] == ["serve"]
+assert os.environ["OLLAMA_NUM_PARALLEL"] == "10"
+server = ScriptedServer(ollama(ndjson("One", " two")), urlsplit(os.environ["OLLAMA_HOST"]).port)
+server._thread.join()
+"""
+
+
+def test_a_scenario_measures_what_is_there_ollama_twice_and_says_what_is_not(
+    serve, monkeypatch, tmp_path, embedding_home
+):
+    import sys
+
+    from places import ROOT
+
+    server = serve(ollama(ndjson("Hello", " there", " you")))
+    monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+    program = tmp_path / "bin" / "ollama"
+    program.parent.mkdir()
+    text = FAKE_OLLAMA.format(python=sys.executable, tests=str(ROOT / "tests"))
+    program.write_text(text, "utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    wish = Wish(requests=6, warmup=1)
+    with scenario_series("ten", wish, providers=["ollama", "vllm"]) as series:
+        found = finished(measure(series))
+    assert [run["variant"] for run in found["runs"]] == [None, "OLLAMA_NUM_PARALLEL=10"]
+    assert [run["output_tokens"] for run in found["runs"]] == [18, 18]
+    assert [run["concurrency"] for run in found["runs"]] == [10, 10]
+    assert found["skipped"].keys() == {"vllm"}
+    assert found["title"] == SCENARIOS["ten"].title
+    assert "ollama (OLLAMA_NUM_PARALLEL=10)" in html(found)
+    prompts = [r.json["messages"] for r in server.requests if r.path.endswith("/api/chat")]
+    assert all(messages[0]["role"] == "system" for messages in prompts)
+    assert "Sources:" in prompts[0][1]["content"]
+
+
+def test_without_ollamas_program_its_tuned_form_is_said_to_be_missing(serve, monkeypatch):
+    monkeypatch.setenv("OLLAMA_BASE_URL", serve(ollama()).url)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with scenario_series("one", Wish(), providers=["ollama", "vllm"]) as series:
+        assert series.skipped.keys() == {"ollama tuned", "vllm"}
+        assert len(series.targets) == 1
+
+
+def test_a_scenario_without_any_server_is_an_error():
+    with (
+        pytest.raises(GearshiftError, match="there is nothing to measure: ollama: "),
+        scenario_series("many", Wish()),
+    ):
+        pass
