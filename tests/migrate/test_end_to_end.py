@@ -51,7 +51,7 @@ def test_from_ollama_to_vllm_and_back(settings):
         True,
     )  # fmt: skip
     report = check_parity(
-        item, Exam(most=3, retrieval=False, max_tokens=24), settings, quiet, quiet
+        item, Exam(most=3, retrieval=False, max_tokens=24, people=0), settings, quiet, quiet
     )
     assert [(pair["same_prompt"], pair["compared"]) for pair in report["pairs"]] == [
         (True, "tokens")

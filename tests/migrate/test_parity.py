@@ -116,6 +116,7 @@ def test_the_command_keeps_its_report(sides, embedding_home, tmp_path):
     file = tmp_path / "questions.txt"
     file.write_text("What is the capital of France?\nAnd of Italy?\n", "utf-8")
     command = ["migrate", "parity", MODEL, "--prompts", str(file), "--no-retrieval"]
+    command += ["--people", "2"]
     (embedding_home / "checkpoints" / "small-1b").mkdir(parents=True)
     (embedding_home / "checkpoints" / "small-1b" / "config.json").write_text("{}", "utf-8")
     found = CliRunner().invoke(app, [*command, "--json"])
@@ -124,6 +125,9 @@ def test_the_command_keeps_its_report(sides, embedding_home, tmp_path):
     report = told["report"]
     assert (report["verdict"], report["prompts_same"], len(report["pairs"])) == ("same", 2, 2)
     assert report["pairs"][0]["answers"]["vllm"]["text"] == "Paris it is."
+    runs = [(run["provider"], run["concurrency"], run["failed"]) for run in report["speed"]]
+    assert runs == [("ollama", 1, 0), ("vllm", 1, 0), ("ollama", 2, 0), ("vllm", 2, 0)]
+    assert any(reason.startswith("with 2 people at once: ollama") for reason in report["reasons"])
     with open(told["path"], encoding="utf-8") as kept:
         assert json.load(kept) == report
     words = CliRunner().invoke(app, command).stdout
@@ -135,7 +139,9 @@ def test_a_server_that_does_not_know_the_name_is_not_taken(sides, embedding_home
     sides.names = ("other",)
     (embedding_home / "checkpoints" / "small-1b").mkdir(parents=True)
     (embedding_home / "checkpoints" / "small-1b" / "config.json").write_text("{}", "utf-8")
-    found = CliRunner().invoke(app, ["migrate", "parity", MODEL, "--no-retrieval", "--json"])
+    found = CliRunner().invoke(
+        app, ["migrate", "parity", MODEL, "--no-retrieval", "--people", "0", "--json"]
+    )
     assert found.exit_code == 1
     error = json.loads(found.stdout)["error"]
     assert "serves other, and does not answer to small:1b" in error["message"]

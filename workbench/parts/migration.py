@@ -152,14 +152,19 @@ def show_parity(item: Item, settings: Settings) -> None:
         placeholder="empty: questions about the sample handbook",
         key="parity-questions",
     )
-    left, right = st.columns(2, vertical_alignment="bottom")
+    left, middle, right = st.columns(3, vertical_alignment="bottom")
     most = left.number_input("Questions at most", 1, 500, 20, key="parity-most")
+    people = middle.number_input(
+        "Speed with so many people", 0, 100, 4, help="0: not measured", key="parity-people"
+    )
     retrieval = right.toggle("With passages of the documents", True, key="parity-retrieval")
-    _parity(item, settings, own, int(most), retrieval)
+    _parity(item, settings, own, int(most), retrieval, int(people))
 
 
 @refreshed(every=1)
-def _parity(item: Item, settings: Settings, own: str, most: int, retrieval: bool) -> None:
+def _parity(
+    item: Item, settings: Settings, own: str, most: int, retrieval: bool, people: int
+) -> None:
     key = f"parity {item.name}"
     job = jobs().get(key)
     if show_job(key):
@@ -169,13 +174,13 @@ def _parity(item: Item, settings: Settings, own: str, most: int, retrieval: bool
         return
     st.button(
         "Compare", type="primary", icon=":material/compare_arrows:",
-        on_click=lambda: jobs().update({key: Job(partial(_compare, item, own, most, retrieval))}),
+        on_click=lambda: jobs().update({key: Job(partial(_compare, item, own, most, retrieval, people))}),
     )  # fmt: skip
     if (report := kept(item.name, settings)) is not None:
         _show_report(report)
 
 
-def _compare(item: Item, own: str, most: int, retrieval: bool, job: Job) -> Any:
+def _compare(item: Item, own: str, most: int, retrieval: bool, people: int, job: Job) -> Any:
     def on_pair(pair: Pair) -> None:
         job.items.append(pair)
         job.tell(f"{len(job.items)} compared", len(job.items) / most)
@@ -184,7 +189,7 @@ def _compare(item: Item, own: str, most: int, retrieval: bool, job: Job) -> Any:
         file.write(own)
         file.flush()
         questions = Path(file.name) if own.strip() else None
-        exam = Exam(questions, most, None, retrieval)
+        exam = Exam(questions, most, None, retrieval, people=people)
         return check_parity(item, exam, load_settings(), job.tell, on_pair)
 
 

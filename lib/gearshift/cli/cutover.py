@@ -33,6 +33,9 @@ def parity(
         bool, typer.Option("--no-retrieval", help="Ask without documents.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 128,
+    people: Annotated[
+        int, typer.Option(min=0, help="Measure speed with one and with so many; 0: do not.")
+    ] = 4,
     vllm_model: Annotated[
         str | None, typer.Option(help="What vLLM calls it, if not as Ollama does.")
     ] = None,
@@ -45,7 +48,9 @@ def parity(
     with reporting(as_json):
         settings = load_settings()
         (item,) = chosen(items_of(None, settings), model)[:1]
-        exam = Exam(prompts, questions, collection, not no_retrieval, max_tokens, vllm_model)
+        exam = Exam(
+            prompts, questions, collection, not no_retrieval, max_tokens, vllm_model, people
+        )
         with progress(as_json) as show:
             done = 0
 

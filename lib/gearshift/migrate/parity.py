@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gearshift.bench import Series, Wish, find_target, measure
+from gearshift.bench.series import QUESTIONS, run_record
 from gearshift.migrate.inventory import Item
 from gearshift.migrate.pairs import Pair, compare
 from gearshift.migrate.plan import to_serve
@@ -33,6 +35,7 @@ class Exam:
         retrieval: Whether passages are looked for at all.
         max_tokens: The longest answer.
         vllm_model: What vLLM calls the model, if not as Ollama does.
+        people: Speed is measured with one person and with so many; 0 for not at all.
     """
 
     file: Path | None = None
@@ -41,6 +44,7 @@ class Exam:
     retrieval: bool = True
     max_tokens: int = 128
     vllm_model: str | None = None
+    people: int = 4
 
 
 def check_parity(
@@ -80,6 +84,28 @@ def check_parity(
             on_pair,
         )
     )
-    report = as_json(item.name, pairs, [])
+    speed: list[dict[str, Any]] = []
+    if exam.people:
+        on_stage("measuring speed")
+        speed = _speed(item.name, name, exam, settings)
+    report = as_json(item.name, pairs, speed)
     keep(report, report_file(item.name, settings))
     return report
+
+
+def _speed(
+    ollama_name: str, vllm_name: str, exam: Exam, settings: Settings
+) -> list[dict[str, Any]]:
+    """Both with one person and with several, as the benchmark measures it."""
+    targets = [
+        find_target(OllamaService(settings), ollama_name),
+        find_target(VLLMService(settings), vllm_name),
+    ]
+    wish = Wish(
+        users=tuple(sorted({1, exam.people})),
+        requests=2 * exam.people,
+        output_tokens=exam.max_tokens,
+        prompts=str(exam.file) if exam.file else QUESTIONS,
+        warmup=1,
+    )
+    return [run_record(found) for found in measure(Series(wish, targets)).measured]
