@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gearshift.cli import app
-from gearshift.errors import EngineError
+from gearshift.errors import GearshiftError
 from gearshift.migrate.pairs import Alike, compare
 from gearshift.migrate.questions import make_questions, read_questions
 from gearshift.migrate.verdict import judge
@@ -59,7 +59,7 @@ def test_where_prompts_part_is_shown(pair, sides):
 
 
 def test_a_longer_chat_is_compared_by_its_number_of_tokens(pair, sides):
-    chat = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    chat = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     found = pair(chat)
     assert (found.same_prompt, found.compared) == (True, "count")
     sides.vllm_tokens = [1, 2, 3, 4]
@@ -93,23 +93,17 @@ def test_citations_refusals_and_ends_are_counted(pair, sides):
     assert "refusals differ in 1 of 1 answers" in reasons
 
 
-def test_questions_come_from_a_file_in_any_of_its_forms(tmp_path):
-    file = tmp_path / "questions.txt"
-    file.write_text(
-        'plain\n"a text"\n{"question": "an object"}\n\n'
-        '{"messages": [{"role": "user", "content": "a chat"}]}\n',
-        "utf-8",
-    )
-    assert read_questions(file, 9) == [
-        "plain", "a text", "an object", [Message("user", "a chat")],
+def test_questions_come_from_a_file_texts_to_be_looked_up_and_chats_as_they_are(tmp_path):
+    file = tmp_path / "questions.jsonl"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a chat"}]
+    rows = ["a text", {"question": "an object"}, {"messages": chat}, "one too many"]
+    file.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    assert read_questions(file, 3) == [
+        "a text", "an object", (Message("system", "Be brief."), Message("user", "a chat")),
     ]  # fmt: skip
     assert len(read_questions(None, 20)) == 20
-    file.write_text('fine\n{"questions": "?"}\n', "utf-8")
-    with pytest.raises(EngineError, match="line 2 of"):
-        read_questions(file, 9)
-    file.write_text("\n", "utf-8")
-    with pytest.raises(EngineError, match="holds no question"):
-        read_questions(file, 9)
+    with pytest.raises(GearshiftError, match="cannot read"):
+        read_questions(tmp_path / "none", 3)
 
 
 def test_the_command_keeps_its_report(sides, embedding_home, tmp_path):

@@ -172,9 +172,10 @@ def _parity(
         for pair in job.items:
             st.markdown(f"{_ALIKE[pair.alike]} · {plain(pair.question.text)}")
         return
+    work = partial(_compare, item, own, most, retrieval, people)
     st.button(
         "Compare", type="primary", icon=":material/compare_arrows:",
-        on_click=lambda: jobs().update({key: Job(partial(_compare, item, own, most, retrieval, people))}),
+        on_click=lambda: jobs().update({key: Job(work)}),
     )  # fmt: skip
     if (report := kept(item.name, settings)) is not None:
         _show_report(report)
