@@ -20,7 +20,7 @@ def main(url: str) -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 1300})
+        page = browser.new_page(viewport={"width": 1280, "height": 1500})
         page.goto(f"{url}/migrate")
         page.get_by_role("radio", name=re.compile("The proof")).click(timeout=60_000)
         expect(page.get_by_text(re.compile(r"^Verdict"))).to_be_visible(timeout=60_000)
