@@ -25,6 +25,8 @@ def main(url: str) -> None:
         page.get_by_role("radio", name=re.compile("The proof")).click(timeout=60_000)
         expect(page.get_by_text(re.compile(r"^Verdict"))).to_be_visible(timeout=60_000)
         page.get_by_text(re.compile("^≈ ")).nth(2).click()
+        expect(page.get_by_text("With passages of the documents")).to_be_visible(timeout=60_000)
+        expect(page.locator("code").first).to_be_visible(timeout=60_000)
         page.wait_for_timeout(2000)
         page.screenshot(path=IMAGE)
         browser.close()
