@@ -75,15 +75,16 @@ def theirs(
     python: Path, url: str, model: str, users: int, number: int, folder: Path
 ) -> tuple[Figures, float]:
     """The same of `vllm bench serve`; its processor time includes what it takes to begin."""
-    asked, answer = folder / "prompts.jsonl", folder / "theirs.json"
-    rows = [json.dumps({"prompt": text}) + "\n" for text in prompts(number)[:REQUESTS]]
-    asked.write_text("".join(rows), "utf-8")
+    asked, answer = folder / "prompts.json", folder / "theirs.json"
+    rows = [{"conversations": [{"value": text}, {"value": ""}]} for text in prompts(number)]
+    asked.write_text(json.dumps(rows[:REQUESTS]), "utf-8")
     command = [
         python, "-W", "ignore", "-m", "vllm.entrypoints.cli.main", "bench", "serve",
         "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", url,
-        "--model", model, "--tokenizer", folder / "model", "--dataset-name", "custom",
-        "--dataset-path", asked, "--skip-chat-template", "--disable-shuffle", "--ignore-eos",
-        "--custom-output-len", TOKENS, "--num-prompts", REQUESTS, "--max-concurrency", users,
+        "--model", model, "--tokenizer", folder / "model", "--dataset-name", "sharegpt",
+        "--dataset-path", asked, "--disable-shuffle", "--ignore-eos",
+        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", REQUESTS,
+        "--max-concurrency", users,
         "--save-result", "--result-dir", folder, "--result-filename", answer.name,
         "--disable-tqdm",
     ]  # fmt: skip
@@ -167,7 +168,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         model = tiny_models.make(tiny_models.CHAT, python, folder / "model")
-        settings = Settings(home=folder / "home", vllm_python=python, _env_file=None)
+        os.environ["GEARSHIFT_HOME"] = home  # the server's supervisor looks for it there
+        settings = Settings(home=folder, vllm_python=python, _env_file=None)
         port = free_port()
         choices = {"max_model_len": 2048}
         start = prepare(Wish(str(model), port=port, choices=choices), settings)

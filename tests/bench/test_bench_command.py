@@ -53,8 +53,8 @@ def test_failures_are_counted_and_said_and_the_rest_is_measured(known):
     (run,) = found["runs"]
     assert (run["requests"], run["failed"]) == (24, sum(f["count"] for f in run["failures"]))
     assert 8 <= run["failed"] <= 14
-    assert "failed (truncated)" in said
-    assert "failed (server): " in said
+    assert "× truncated: " in said
+    assert "× server: " in said
 
 
 @pytest.mark.parametrize("provider", ["vllm", "ollama"])

@@ -285,18 +285,9 @@ def in_time(seconds: float | None) -> str:
 
 def _say_what_is_wrong(found: dict[str, Any]) -> None:
     """On stderr: what failed, what does not count, what is worth knowing."""
+    from gearshift.bench.report import remarks
+
     if found["cancelled"]:
         err.print("cancelled: these are the figures until then", style="yellow")
-    told = set()
-    for run in found["runs"]:
-        for failure in run["failures"]:
-            line = f"{failure['count']} failed ({failure['kind']}): {failure['example']}"
-            err.print(line, style="red", markup=False, soft_wrap=True)
-        if run["invalid"]:
-            err.print(f"invalid: {run['invalid']}", style="red", markup=False, soft_wrap=True)
-        told.update(run["notes"])
-    told.update(f"{name} was not measured: {why}" for name, why in found["skipped"].items())
-    if found["unlike"]:
-        told.add(found["unlike"])
-    for note in sorted(told):
-        err.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+    for text in remarks(found):
+        err.print(f"note: {text}", markup=False, soft_wrap=True)
