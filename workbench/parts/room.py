@@ -13,8 +13,9 @@ from gearshift.errors import GearshiftError
 from gearshift.gpu import GPU
 from gearshift.settings import load_settings
 from parts.markdown import plain
-from parts.monitor import GIB
 from parts.state import show_problem
+
+_GIB = 1 << 30
 
 
 def would_it_fit(here: tuple[GPU, ...]) -> None:
@@ -67,7 +68,7 @@ def _on_gpus(question: Question, here: tuple[GPU, ...]) -> None:
 
 def _on_the_processor(planned: Forecast) -> None:
     found = planned.fit
-    free = psutil.virtual_memory().available / GIB
+    free = psutil.virtual_memory().available / _GIB
     text = (
         f"Without a GPU: {found.weights_gib:.1f} GiB of weights, {found.request_gib:.1f} GiB for "
         f"one request of {found.max_model_len:,} tokens; {free:.1f} GiB of memory are free."
