@@ -17,7 +17,7 @@ from gearshift import gpu
 from gearshift.cli._report import JSON, out, print_json, reporting
 from gearshift.engine import host, servers
 from gearshift.engine.monitor import Machine, machine_of
-from gearshift.engine.words import card_details, gib, hardware_lines
+from gearshift.engine.words import card_details, gib, hardware_lines, part_of
 from gearshift.settings import load_settings
 
 app = typer.Typer()
@@ -101,7 +101,7 @@ def _shown(machine: Machine) -> RenderableType:
         cells = (
             str(card.index),
             card.name or "?",
-            f"{gib(card.memory_used_bytes)} of {gib(card.memory_total_bytes)}",
+            part_of(card.memory_used_bytes, card.memory_total_bytes),
             _with_unit(card.utilization_percent, " %"),
             _with_unit(card.temperature_c, " °C"),
             _with_unit(card.power_watts, " W"),

@@ -112,6 +112,11 @@ def gib(value: int | None) -> str:
     return "?" if value is None else f"{value / (1 << 30):.1f} GiB"
 
 
+def part_of(used: int | None, whole: int | None) -> str:
+    """`12.3 of 24.0 GiB`, of bytes."""
+    return "?" if used is None else f"{used / (1 << 30):.1f} of {gib(whole)}"
+
+
 def seconds(value: float | None) -> str:
     """`1.23 s` or `45 ms`."""
     if value is None:
@@ -161,8 +166,8 @@ def hardware_lines(machine: Machine) -> list[str]:
         for card in machine.gpus.gpus
     ]
     if machine.processor_matters:
-        used, whole = gib(machine.memory_used_bytes), gib(machine.memory_total_bytes)
-        lines.append(f"Processor {percent(machine.processor_percent)} · memory {used} of {whole}")
+        memory = part_of(machine.memory_used_bytes, machine.memory_total_bytes)
+        lines.append(f"Processor {percent(machine.processor_percent)} · memory {memory}")
     return lines
 
 
@@ -180,8 +185,8 @@ def card_details(card: GPU) -> list[str]:
     if card.uuid is not None:
         parts.append(card.uuid)
     instances = [
-        f"MIG {part.name or 'unnamed'}: {gib(part.memory_free_bytes)} of "
-        f"{gib(part.memory_total_bytes)} free · {part.uuid}"
+        f"MIG {part.name or 'unnamed'}: "
+        f"{part_of(part.memory_free_bytes, part.memory_total_bytes)} free · {part.uuid}"
         for part in card.mig
     ]
     return [line for line in (" · ".join(parts), *instances) if line]
