@@ -54,7 +54,7 @@ def _live() -> None:
 def _hardware(moments: list[Machine], links: tuple[Link, ...], owners: dict[int, str]) -> None:
     now = moments[-1]
     if now.gpus.problem:
-        st.info(_told(now.gpus.problem, now.gpus.hint), icon=":material/memory:")
+        st.info(_sentences(now.gpus.problem, now.gpus.hint), icon=":material/memory:")
     elif not now.gpus.gpus:
         st.info("The NVIDIA driver knows of no GPU here.", icon=":material/memory:")
     for card in now.gpus.gpus:
@@ -69,9 +69,9 @@ def _hardware(moments: list[Machine], links: tuple[Link, ...], owners: dict[int,
         _processor(moments)
 
 
-def _told(problem: str, hint: str | None) -> str:
-    """Sentences of what is wrong and what to do."""
-    said = (text.rstrip(". ") for text in (problem, hint) if text)
+def _sentences(*texts: str | None) -> str:
+    """Of what is wrong and what to do."""
+    said = (text.rstrip(". ") for text in texts if text)
     return plain(" ".join(f"{text[:1].upper()}{text[1:]}." for text in said))
 
 
@@ -79,7 +79,7 @@ def _card(card: GPU, owners: dict[int, str]) -> None:
     with st.container(border=True):
         st.markdown(f"**GPU {card.index}** · {plain(card.name or 'unnamed')}")
         if card.problem:
-            st.error(_told(card.problem, None))
+            st.error(_sentences(card.problem))
             return
         one, two, three, four = st.columns(4)
         one.metric("Memory used", gib(card.memory_used_bytes))
@@ -90,7 +90,7 @@ def _card(card: GPU, owners: dict[int, str]) -> None:
         for line in card_details(card):
             st.caption(plain(line))
         for note in card.notes:
-            st.caption(_told(note, None))
+            st.caption(_sentences(note))
 
 
 def _memory_by_holder(card: GPU, owners: dict[int, str]) -> None:
@@ -179,10 +179,15 @@ def _engine(engine: Engine) -> None:
             _engine_charts(engine)
 
 
+def _named(problem: str | None, hint: str | None) -> str:
+    """Sentences of which the first begins with a name, as it is spelled."""
+    return f"{plain((problem or '').rstrip('. '))}. {_sentences(hint)}"
+
+
 def _problem(engine: Engine) -> None:
     """Why it says nothing; of ours that failed, where to read on."""
     last = engine.readings[-1]
-    said = _told(last.problem or "", last.hint)
+    said = _named(last.problem, last.hint)
     if engine.record is None or engine.record.state is not State.FAILED:
         st.caption(said)
         return
@@ -227,7 +232,7 @@ def _ollama(found: Ollama) -> None:
     with st.container(border=True):
         st.markdown(f"**Ollama** · {plain(found.url)}")
         if found.problem:
-            st.caption(_told(found.problem, found.hint))
+            st.caption(_named(found.problem, found.hint))
             return
         if not found.loaded:
             st.caption("No model is loaded; the next question loads one.")
