@@ -571,11 +571,11 @@ def test_status_shows_the_figures_in_words(gearshift, serve, monkeypatch, no_gpu
     shown = CliRunner().invoke(app, ["status", "--metrics"], env={"COLUMNS": "200"}).stdout
     said = " ".join(shown.split())
     assert "12 requests waiting: the KV cache is full (99 %)" in said
-    assert "running 8 · waiting 12 · kv cache 99 %" in said
-    assert "tokens written 0 /s · tokens read 0 /s" in said
+    assert "Running 8 · Waiting 12 · KV cache 99 %" in said
+    assert "Tokens written 0 /s · Tokens read 0 /s" in said
     assert "since its start: first token 50 ms in the middle, 95 % within 95 ms" in said
     assert "3 put back" in said
-    assert "Ollama: [m], 3.0 GiB, 0 % of it on GPUs, until it is told to go" in said
+    assert "Ollama: [m]: 3.0 GiB, 0 % of it on GPUs, until told to go" in said
 
 
 def test_figures_of_somebody_else_are_not_those_of_our_stopped_server(

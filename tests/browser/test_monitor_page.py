@@ -100,7 +100,8 @@ def test_without_a_gpu_the_processor_is_shown_and_it_says_so(workbench, visit):
     expect(page.get_by_text(re.compile("vLLM at .* cannot be reached"))).to_be_visible()
     expect(page.get_by_text(re.compile("Ollama at .* cannot be reached"))).to_be_visible()
     would_fit(page, "smollm2:135m")
-    expect(page.get_by_text("Without a GPU: 0.3 GiB of weights")).to_be_visible()
+    expect(page.get_by_text("It fits. Without a GPU: 0.3 GiB of weights")).to_be_visible()
+    expect(page.get_by_test_id("stCode")).to_contain_text("gearshift serve HuggingFaceTB/SmolLM2")
 
 
 def test_links_between_gpus_and_the_machines_memory_beside_one_that_shares_it(

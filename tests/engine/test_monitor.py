@@ -248,7 +248,7 @@ def test_a_server_of_ours_that_dies_keeps_its_charts_and_says_so(watch, engine, 
     engine.stop()  # nobody listens there any more
     (one,) = until(lambda: [e for e in found.engines if e.problem and e.record])
     assert one.problem == f"tiny-{engine.port} failed: its engine was killed."
-    assert one.readings[-1].hint == f"gearshift doctor --server tiny-{engine.port}"
+    assert one.readings[-1].hint == f"see why: gearshift doctor --server tiny-{engine.port}"
     assert one.was_seen
     assert [step for _, step in one.steps() if step]
     assert [e.name for e in found.engines] == [one.name]  # its address is not told twice

@@ -11,7 +11,15 @@ import streamlit as st
 from gearshift.engine import servers
 from gearshift.engine.monitor import KEPT, Engine, Machine, Ollama
 from gearshift.engine.records import State
-from gearshift.engine.words import card_details, figures, gib, latencies, percent, share, until
+from gearshift.engine.words import (
+    card_details,
+    figures,
+    gib,
+    latencies,
+    loaded_line,
+    part_of,
+    percent,
+)
 from gearshift.gpu import GPU, Link
 from parts.markdown import plain
 from parts.monitor import monitor
@@ -75,17 +83,27 @@ def _sentences(*texts: str | None) -> str:
     return plain(" ".join(f"{text[:1].upper()}{text[1:]}." for text in said))
 
 
+def _figures(values: dict[str, str]) -> None:
+    """Side by side, as many as there is room for."""
+    with st.container(horizontal=True, gap="large"):
+        for name, value in values.items():
+            st.metric(name, value, width="content")
+
+
 def _card(card: GPU, owners: dict[int, str]) -> None:
     with st.container(border=True):
         st.markdown(f"**GPU {card.index}** · {plain(card.name or 'unnamed')}")
         if card.problem:
             st.error(_sentences(card.problem))
             return
-        one, two, three, four = st.columns(4)
-        one.metric("Memory used", gib(card.memory_used_bytes))
-        two.metric("Load", percent(card.utilization_percent))
-        three.metric("Temperature", _unit(card.temperature_c, "°C"))
-        four.metric("Power", _unit(card.power_watts, "W"))
+        _figures(
+            {
+                "Memory used": part_of(card.memory_used_bytes, card.memory_total_bytes),
+                "Load": percent(card.utilization_percent),
+                "Temperature": _unit(card.temperature_c, "°C"),
+                "Power": _unit(card.power_watts, "W"),
+            }
+        )
         _memory_by_holder(card, owners)
         for line in card_details(card):
             st.caption(plain(line))
@@ -147,11 +165,9 @@ def _processor(moments: list[Machine]) -> None:
     now = moments[-1]
     with st.container(border=True):
         st.markdown("**Processor and memory**")
-        one, two, _ = st.columns([1, 1, 2])
-        one.metric("Load", percent(now.processor_percent))
-        two.metric("Memory used", gib(now.memory_used_bytes))
-        used = now.memory_used_bytes / now.memory_total_bytes
-        st.progress(min(1.0, used), f"of {gib(now.memory_total_bytes)}")
+        memory = part_of(now.memory_used_bytes, now.memory_total_bytes)
+        _figures({"Load": percent(now.processor_percent), "Memory used": memory})
+        st.progress(min(1.0, now.memory_used_bytes / now.memory_total_bytes))
         left, right = st.columns(2)
         with left:
             _chart("Load, %", [(m.at, "processor", m.processor_percent) for m in moments])
@@ -172,8 +188,7 @@ def _engine(engine: Engine) -> None:
         else:
             st.write(plain(words or "Looking …"))
         if now is not None:
-            for column, (name, value) in zip(st.columns(6), figures(now).items(), strict=True):
-                column.metric(name, value)
+            _figures(figures(now))
             _latencies(engine)
         if engine.was_seen:
             _engine_charts(engine)
@@ -237,16 +252,8 @@ def _ollama(found: Ollama) -> None:
         if not found.loaded:
             st.caption("No model is loaded; the next question loads one.")
             return
-        rows = [
-            {
-                "model": model.name,
-                "memory": gib(model.size_bytes),
-                "on the GPU": share(model.gpu_share),
-                "until": until(model.until),
-            }
-            for model in found.loaded
-        ]
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        for model in found.loaded:
+            st.write(plain(loaded_line(model)))
 
 
 def _chart(title: str, rows: list[tuple[float, str, float | None]]) -> None:

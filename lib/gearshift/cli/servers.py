@@ -160,7 +160,7 @@ def serve(
             else:
                 _show_start(record, checks)
                 for line in ray_lines(record.launch, nodes) if executor == "ray" else []:
-                    out.print(line, markup=False)
+                    out.print(line, markup=False, soft_wrap=True)
                 if start.profile:
                     for key, reason in start.profile.reasons.items():
                         out.print(f"{key}: {reason}", style="dim", markup=False)
@@ -274,9 +274,9 @@ def status(
         if not as_json:
             _show(records, as_json)
             for line in (*hardware_lines(machine), *chain(*map(_doing, engines))):
-                out.print(line, markup=False)
+                out.print(line, markup=False, soft_wrap=True)
             for line in _holding(ollama):
-                out.print(line, markup=False)
+                out.print(line, markup=False, soft_wrap=True)
             return
         ours = {engine.name: engine for engine in engines if engine.record is not None}
         loaded = [asdict(model) | {"gpu_share": model.gpu_share} for model in ollama.loaded]
@@ -313,7 +313,7 @@ def _doing(engine: Engine) -> Iterator[str]:
         yield (last.problem or f"{engine.name} began anew meanwhile") + _aside(last.hint)
         return
     yield f"{engine.name}: {engine.in_words()}"
-    yield "  " + " · ".join(f"{name.lower()} {value}" for name, value in figures(now).items())
+    yield "  " + " · ".join(f"{name} {value}" for name, value in figures(now).items())
     whole = engine.since_start()
     for span, found in (("now", now), ("since its start", whole)):
         if found is not None and (told := list(latencies(found))):
@@ -321,17 +321,14 @@ def _doing(engine: Engine) -> Iterator[str]:
 
 
 def _holding(ollama: Ollama) -> Iterator[str]:
-    from gearshift.engine.words import gib, share, until
+    from gearshift.engine.words import loaded_line
 
     if ollama.problem:
         yield ollama.problem + _aside(ollama.hint)
     elif not ollama.loaded:
         yield "Ollama: no model is loaded"
     for model in ollama.loaded:
-        yield (
-            f"Ollama: {model.name}, {gib(model.size_bytes)}, {share(model.gpu_share)} of it on "
-            f"GPUs, until {until(model.until)}"
-        )
+        yield f"Ollama: {loaded_line(model)}"
 
 
 def _aside(hint: str | None) -> str:

@@ -200,7 +200,9 @@ def _told(record: Record) -> Reading:
     """What the record of a server tells that does not answer."""
     if record.state is State.FAILED and record.failure is not None:
         problem = f"{record.name} failed: {record.failure.message}"
-        return Reading(time.time(), None, problem, f"gearshift doctor --server {record.name}")
+        return Reading(
+            time.time(), None, problem, f"see why: gearshift doctor --server {record.name}"
+        )
     stage = f": {record.stage}" if record.stage and record.state in LIVING else ""
     return Reading(time.time(), problem=f"{record.name} is {record.state}{stage}")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gearshift.engine.metrics import Metrics, Percentiles
     from gearshift.engine.monitor import Machine
     from gearshift.gpu import GPU
+    from gearshift.schemas import LoadedModel
 
 _FULL = 0.95  # of the KV cache; the last blocks are seldom all taken
 _PATIENCE = 60.0  # seconds; on a processor a long prompt may take longer, so it may be that, too
@@ -195,13 +196,19 @@ def card_details(card: GPU) -> list[str]:
 # ---- Ollama
 
 
+def loaded_line(model: LoadedModel) -> str:
+    """A model that Ollama holds in memory."""
+    where = f"{share(model.gpu_share)} of it on GPUs"
+    return f"{model.name}: {gib(model.size_bytes)}, {where}, until {until(model.until)}"
+
+
 def until(text: str | None) -> str:
     """When a model goes from memory, in this machine's time; with its date if that is not today."""
     try:
         moment = datetime.fromisoformat(text or "").astimezone()
         now = datetime.now().astimezone()
         if moment > now + timedelta(days=365 * 50):  # how Ollama writes "for ever"
-            return "it is told to go"
+            return "told to go"
     except (ValueError, OverflowError):
         return "?"
     if moment.year < 1970:  # how Go writes that it knows no time
