@@ -30,6 +30,12 @@ LlamaForCausalLM(LlamaConfig(
 )).to(torch.bfloat16).save_pretrained(folder)
 """
 
+WIDE_CACHE = CHAT.replace("num_hidden_layers=2", "num_hidden_layers=4").replace(
+    "num_attention_heads=8, num_key_value_heads=4, head_dim=32",
+    "num_attention_heads=64, num_key_value_heads=64, head_dim=256",
+)
+"""Its KV cache takes 256 KiB a token: 1 GiB, the least that we give it, holds but 4,096."""
+
 EMBEDDING = """
 import sys, torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -59,6 +59,7 @@ WHOLE = {
     "reasoning_parser": "qwen3",
     "runner": "generate",
     "enforce_eager": True,
+    "quiet": True,
 }
 
 
@@ -83,6 +84,7 @@ def test_a_launch_with_everything():
         "--reasoning-parser=qwen3",
         "--runner=generate",
         "--enforce-eager",
+        "--disable-access-log-for-endpoints=/health,/metrics",
         "--enable-lora",
         "--served-model-name",
         "owner/name",

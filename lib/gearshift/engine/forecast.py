@@ -241,7 +241,7 @@ class Room:
 # CUDA lets programs have a little less than NVML tells, and memory moves while a server starts.
 _CERTAIN = 0.97
 _USUAL = 0.92  # what vLLM takes by itself
-_LEAST = 0.05
+_LEAST = 0.01  # a share in whole percent; below there is none that could be given
 
 
 def room_beside(question: Question, settings: Settings, here: tuple[GPU, ...]) -> Room:
@@ -263,8 +263,13 @@ def room_beside(question: Question, settings: Settings, here: tuple[GPU, ...]) -
             f"{wanted} GPUs are wanted, and {len(chosen)} tell how much is free",
             "take fewer, or see: gearshift gpus",
         )
-    free = _CERTAIN * min(shares[index] for index in chosen)
-    share = max(_LEAST, min(_USUAL, int(100 * free) / 100))
-    kind = tuple(gpu for gpu in here if gpu.index == chosen[-1])
-    planned = forecast(replace(question, utilization=share), settings, kind)
+    free = int(100 * _CERTAIN * min(shares[index] for index in chosen)) / 100
+    share = max(_LEAST, min(_USUAL, free))
+    (least,) = (gpu for gpu in here if gpu.index == chosen[-1])
+    planned = forecast(replace(question, utilization=share), settings, (least,))
+    if free < _LEAST:
+        gib = (least.memory_free_bytes or 0) / (1 << 30)
+        said = f"only {gib:.1f} GiB of GPU {least.index} are free"
+        fit = replace(planned.fit, fits=False, longest=None, reasons=(said,))
+        planned = replace(planned, fit=fit)
     return Room(planned, tuple(sorted(chosen)), share)

@@ -73,6 +73,7 @@ class Launch(BaseModel):
         loras: Adapters, each a name and a folder.
         generation_config: What it samples with where a request says nothing, by the names of a
             `generation_config.json`; the rest is the model's own.
+        quiet: Its log leaves out those who ask for its health and metrics, every few seconds.
         cpu: It runs on the processor: there is no GPU.
         cpu_kv_gib: GiB of KV cache for each rank on a processor.
     """
@@ -101,6 +102,7 @@ class Launch(BaseModel):
     reasoning_parser: Slug | None = None
     runner: Literal["generate", "pooling"] | None = None
     enforce_eager: bool = False
+    quiet: bool = False
     cpu: bool = False
     cpu_kv_gib: int = Field(1, ge=1, le=1024)
 
@@ -160,6 +162,7 @@ def _options(launch: Launch) -> dict[str, Any]:
         "reasoning-parser": launch.reasoning_parser,
         "runner": launch.runner,
         "enforce-eager": launch.enforce_eager or None,
+        "disable-access-log-for-endpoints": "/health,/metrics" if launch.quiet else None,
         "enable-lora": True if launch.loras else None,
     }
     return {name: value for name, value in options.items() if value is not None}

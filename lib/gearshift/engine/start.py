@@ -84,6 +84,7 @@ def prepare(wish: Wish, settings: Settings) -> Start:
         port=wish.port or port_of(settings.vllm_base_url),
         gpus=wish.gpus or (visible_gpus()[:count] if gpus.gpus else ()),
         tensor_parallel=size,
+        quiet=wish.docker or engine.can_be_quiet(settings),
         cpu=cpu,
         **values,
     )
