@@ -251,4 +251,26 @@ SIGNATURES = (
         "download them again (with git: git lfs pull), and see that the disk was not full",
         tier=Tier.GENERAL,
     ),
+    Signature(
+        Cause.QUANTIZATION_OTHER,
+        (
+            r"cannot find the config file for \w+",
+            r"quantization method specified in the model config… does not match",
+        ),
+        "The model's weights are not quantized in the way that was asked for.",
+        "leave --quantization out: vLLM reads it from the model's config.json; for a quantized "
+        "model take a repository that holds one (-AWQ, -GPTQ-Int4, -FP8)",
+    ),
+    Signature(
+        Cause.WEIGHTS_OTHER,
+        (
+            r"assert param(?:_data)?\.(?:shape|size\(\)) == loaded_weight",
+            r"(?:attempted|tried) to load weights? [^\n]{0,80}(?:into|to) a? ?parameter",
+            r"weights were not initialized from checkpoint",
+        ),
+        "The weights do not fit the model's config.json, or this vLLM's code of it.",
+        "upgrade vLLM (gearshift engine remove, then install); weights of bitsandbytes want "
+        "--quantization bitsandbytes; an adapter or a fine-tuned model needs its own config.json",
+        tier=Tier.GENERAL,
+    ),
 )
