@@ -183,7 +183,7 @@ SIGNATURES = (
             r"transformers (?:v?5[\w.]*|is too new|>= ?5)… (?:incompatible|not compatible|"
             r"not supported|breaks?|removed|requires? <)",
             r"(?:pin|downgrade|install|requires?) transformers ?(?:<|==|to (?:v?4|<))",
-            r"transformers<5",
+            r"transformers<5(?!\.?\d)",
             r"cannot import name .{0,3}(?!\w*(?:config|processor|model|forcausallm|"
             r"forconditionalgeneration|tokenizer|tokenizerfast)\b)\w+.{0,3} from "
             r".{0,3}transformers",
@@ -225,7 +225,7 @@ SIGNATURES = (
             r"contains custom code which must be executed",
             r"(?:pass|set|setting|use|using|with|add|needs?|requires?|argument|option)\W{1,3}"
             r"(?:the )?(?:argument |option )?.{0,2}trust_remote_code ?= ?true",
-            r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) "
+            r"(?:pass|set|using|add|needs?|requires?|without) "
             r"(?:the )?(?:argument |option |flag )?.{0,2}--trust-remote-code",
             r"allow custom code to be run",
             r"execut\w+ (?:the )?(?:remote|custom) code",

@@ -303,7 +303,7 @@ SIGNATURES = (
             r"(?:falling|fall|fell) back to cpu",
             r"cuda driver library (?:failed|init failure|init err)",
             r"(?:nvcuda|nvml|libcuda) (?:init|initialization) fail",
-            r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*",
+            r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*init failure",
             r"ollama[^\n]{0,80}(?:not using|doesn.t use|does not use|ignores?|without) "
             r"(?:the |my |a )?gpu",
         ),

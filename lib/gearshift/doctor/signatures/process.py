@@ -74,7 +74,7 @@ SIGNATURES = (
             r"python\.h\b[^\n]{0,20}(?:no such|not found|`|$)",
             r"unable to execute .{0,3}(?:gcc|cc|g\+\+)",
             r"invalidcxxcompiler",
-            r"(?:install|needs?|requires?|missing) (?:a )?c compiler",
+            r"(?:missing|no|without a) c compiler",
             r"(?:cuda_utils|main)\.c… (?:returned non-zero|failed)",
             r"fatal error: (?:cuda|stddef|stdlib|stdint|limits|cuda_runtime)\.h: no such file",
             r"set cc environment variable",
@@ -116,7 +116,7 @@ SIGNATURES = (
         (
             r"finished its bootstrapping phase",
             r"forgotten to use the proper idiom",
-            r"freeze_support\(\)",
+            r"safe importing of main module",
         ),
         "A program that starts vLLM is run a second time by each process that vLLM starts.",
         'put what it does below if __name__ == "__main__":; or serve with gearshift serve',
@@ -209,6 +209,7 @@ SIGNATURES = (
         "The process may not open as many files and connections as it needs.",
         "ulimit -n 65535 in the shell that starts it (a service: LimitNOFILE=65535; a container: "
         "--ulimit nofile=65535)",
+        unless=r"found ulimit of",
     ),
     Signature(
         Cause.PACKAGE,
