@@ -333,17 +333,17 @@ def test_a_large_file_is_read_in_part_and_that_is_said(tmp_path):
         for n in range(400_000):
             file.write(line.format(n=n))
         file.write("ValueError: No available memory for the cache blocks.\n")
-    began = time.monotonic()
+    began = time.process_time()
     log = read_log(path)
     assert [cause.cause for cause in diagnose(log).causes] == ["kv-cache-no-memory"]
     assert log.left_out > 1_000_000
-    assert time.monotonic() - began < 8  # minutes, if a pattern tried each place anew
+    assert time.process_time() - began < 8  # minutes, if a pattern tried each place anew
 
 
 def test_bytes_that_are_no_text_take_no_long():
-    began = time.monotonic()
+    began = time.process_time()
     assert diagnose(log_of(random.Random(5).randbytes(2_000_000))).causes == ()
-    assert time.monotonic() - began < 4  # 0.8 on an idle machine
+    assert time.process_time() - began < 4  # 0.8 on an idle machine
 
 
 def test_the_part_that_is_looked_for_first_is_in_each_match():
@@ -366,10 +366,10 @@ def test_logs_of_windows_are_read(tmp_path, encoding):
     "nasty", ["a" * 300_000, "(" * 100_000, "flash " * 60_000, "huggingface.co " * 20_000]
 )
 def test_no_text_takes_long(nasty):
-    began = time.monotonic()
+    began = time.process_time()
     diagnose(make_log(nasty))
     diagnose(make_log("\n".join(nasty[i : i + 3000] for i in range(0, len(nasty), 3000))))
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30
 
 
 @pytest.mark.parametrize("row", ORDINARY, ids=lambda row: row["text"][:24])
