@@ -59,8 +59,9 @@ def known_cards() -> list[str]:
 
 
 def similar_cards(name: str) -> list[str]:
-    """Known kinds whose names are most like this one."""
-    return difflib.get_close_matches(name.upper(), known_cards(), 3, 0.3)
+    """Known kinds whose names are most like this one; common ones where none is."""
+    near = difflib.get_close_matches(name.upper(), known_cards(), 3, 0.6)
+    return near or ["A100", "H100", "L4", "RTX PRO 6000", "4090"]
 
 
 def find_card(name: str) -> Card:
@@ -105,7 +106,8 @@ def _of(kind: str, row: dict[str, Any], size: float | None, part: bool = False) 
     usable, note = usual, None
     if size is None:
         if len(sizes) > 1 and kind != "GH200":
-            note = f"the {kind} is made with {' or '.join(sizes)} GB: {_nearest(sizes, usual)} are assumed"
+            made, taken = " or ".join(sizes), _nearest(sizes, usual)
+            note = f"the {kind} is made with {made} GB: {taken} GB is assumed"
     elif part or str(size).removesuffix(".0") not in sizes:
         near = size == int(size) and abs(size - usual) <= 0.15 * size and not part
         usable = usual if near else from_nameplate(size)

@@ -80,11 +80,13 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 def number(flat: Mapping[str, Any], *names: str) -> int | None:
     """The first of these keys that is there; the largest of a list with one for each layer.
 
+    Some write -1 for "none".
+
     Raises:
         EngineError: it is no number that a shape could have (kind `geometry`).
     """
     for name in names:
-        if name in flat:
+        if name in flat and flat[name] != -1:
             return _whole(name, flat[name])
     return None
 

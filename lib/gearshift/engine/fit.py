@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 from gearshift.engine.geometry import Geometry, legal_tensor_parallel
-from gearshift.engine.kv_cache import logged_tokens, make_pool, token_bytes
+from gearshift.engine.kv_cache import Pool, logged_tokens, make_pool, token_bytes
 from gearshift.engine.refusals import refusals
-from gearshift.engine.setup import (
-    LATEST,
-    Correction,
-    Setup,
-    batching,
-    length_of,
-    utilization,
-)
+from gearshift.engine.setup import Correction, Setup, batching, length_of, utilization
+from gearshift.engine.working_memory import overhead_gib, range_gib
 
-__all__ = [
-    "GIB", "LATEST", "Correction", "Fit", "Setup", "batching", "overhead_gib", "plan", "smallest",
-    "utilization", "weights_gib",
-]  # fmt: skip
+__all__ = ["GIB", "Correction", "Fit", "Setup", "batching", "plan", "smallest", "utilization"]
 
 GIB = 1 << 30
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -37,14 +30,20 @@ class Fit:
     Attributes:
         available_kv_gib: May be negative: so much is missing. `None` if the GPU is not known.
         kv_bytes_per_token: Of all layers, on one GPU.
+        weights_range: How large the weights may really be, in 9 of 10 start-ups.
         request_gib: The KV cache of one request of `max_model_len`.
         kv_cache_tokens: What vLLM would log as the size of its KV cache.
         max_concurrency: Requests of `max_model_len` at once.
         longest: The longest context of a single request.
+        tokens_range: `kv_cache_tokens` at both ends of that range.
+        concurrency_range: `max_concurrency` at both ends of it.
+        longest_range: `longest` at both ends of it.
+        refused: Whether vLLM would refuse it, whatever memory there is.
         range_gib: How far the available KV cache may be off, either way, in 9 of 10 cases.
     """
 
     weights_gib: float
+    weights_range: tuple[float, float]
     overhead_gib: float
     available_kv_gib: float | None
     kv_bytes_per_token: int
@@ -54,7 +53,11 @@ class Fit:
     max_concurrency: float | None
     longest: int | None
     fits: bool | None
+    refused: bool
     range_gib: float
+    tokens_range: tuple[int, int] | None
+    concurrency_range: tuple[float, float] | None
+    longest_range: tuple[int, int] | None
     reasons: tuple[str, ...]
 
 
@@ -83,22 +86,6 @@ def weights_gib(shape: Geometry, setup: Setup) -> float:
     return (total + ends) / setup.tensor_parallel / GIB
 
 
-def overhead_gib(shape: Geometry, setup: Setup) -> float:
-    """Working memory, libraries and CUDA graphs on one GPU."""
-    sequences, batched = batching(shape, setup)
-    inner = shape.intermediate
-    if shape.experts:
-        inner = min(max(inner, 6144), 8192)
-    forward = batched * 6 * (inner / setup.tensor_parallel + shape.hidden) / GIB
-    # Of an unknown version the worse is assumed: most public logs, too, are of older ones.
-    old_sampler = setup.version is None or not setup.since("0.17")
-    logits = 38.5 * sequences * shape.vocab / GIB if old_sampler else 0.0
-    graphs = 0.3 if setup.since("0.21") and not setup.enforce_eager else 0.0
-    libraries = 0.1 + 0.2 * math.log2(setup.tensor_parallel)
-    newer = 0.3 if not old_sampler else 0.0
-    return libraries + newer + graphs + max(forward, logits)
-
-
 def plan(shape: Geometry, setup: Setup) -> Fit:
     """Works out what fits."""
     pool, per_token = make_pool(shape, setup), token_bytes(shape, setup)
@@ -108,32 +95,68 @@ def plan(shape: Geometry, setup: Setup) -> Fit:
     refused = refusals(shape, setup)
     reasons = list(refused)
     request = pool.request_bytes(length)
-    available = tokens = concurrency = longest = None
+    available = None
+    off = range_gib(setup)
     if setup.usable_gib is None:
         reasons.append("the GPU's memory is not known, so nothing is said about what is left")
+        low = found = high = _Room(None, None, None)
     else:
         share = utilization(setup) * setup.usable_gib
         available = share - weights - overhead
-        left = max(0.0, available) * GIB
-        concurrency = left / request if request else float(batching(shape, setup)[0])
-        tokens = logged_tokens(pool, setup, left, length)
-        longest = pool.longest(left) if available > 0 else 0
-        reasons += _shortage(weights, overhead, share, request / GIB, length, longest)
-    enough = None if available is None else available > 0 and (concurrency or 0.0) >= 1
+        low, found, high = (
+            _room(pool, setup, max(0.0, available + way * off) * GIB, length) for way in (-1, 0, 1)
+        )
+        reasons += _shortage(weights, overhead, share, request / GIB, length, found.longest or 0)
+    enough = (
+        None
+        if available is None
+        else available > 0 and (found.concurrency is None or found.concurrency >= 1)
+    )
     return Fit(
         weights_gib=weights,
+        weights_range=_about(weights, shape, setup),
         overhead_gib=overhead,
         available_kv_gib=available,
         kv_bytes_per_token=per_token,
         max_model_len=length,
         request_gib=request / GIB,
-        kv_cache_tokens=tokens,
-        max_concurrency=concurrency,
-        longest=longest,
+        kv_cache_tokens=found.tokens,
+        max_concurrency=found.concurrency,
+        longest=found.longest,
         fits=False if refused else enough,
-        range_gib=0.5 + 0.03 * weights,
+        refused=bool(refused),
+        range_gib=off,
+        tokens_range=_both(low.tokens, high.tokens),
+        concurrency_range=_both(low.concurrency, high.concurrency),
+        longest_range=_both(low.longest, high.longest),
         reasons=tuple(reasons),
     )
+
+
+def _about(weights: float, shape: Geometry, setup: Setup) -> tuple[float, float]:
+    """What is not quantized is known better; what a start has shown is known."""
+    share = 0.005 if setup.correction.weights != 1.0 else 0.08 if shape.quantization else 0.03
+    return (1 - share) * weights, (1 + share) * weights
+
+
+class _Room(NamedTuple):
+    """What some memory for the KV cache is enough for."""
+
+    tokens: int | None
+    concurrency: float | None
+    longest: int | None
+
+
+def _room(pool: Pool, setup: Setup, left: float, length: int) -> _Room:
+    request = pool.request_bytes(length)
+    if not request:  # nothing is cached
+        return _Room(0, None, pool.longest(left))
+    tokens = logged_tokens(pool, setup, left, length)
+    return _Room(tokens, left / request, pool.longest(left) if left else 0)
+
+
+def _both(low: _Number | None, high: _Number | None) -> tuple[_Number, _Number] | None:
+    return None if low is None or high is None else (low, high)
 
 
 def _shortage(

@@ -29,6 +29,11 @@ class Correction:
     weights: float = 1.0
     cache: float = 1.0
 
+    @property
+    def seen(self) -> bool:
+        """Whether a start-up has been seen at all."""
+        return self != Correction(0.0)
+
 
 @dataclass(frozen=True)
 class Setup:
