@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.engine import environment
-from gearshift.engine.cards import Card, card_of, find_card, from_nameplate
+from gearshift.engine.cards import Card, card_of, find_card, from_nameplate, similar_cards
 from gearshift.engine.fit import Fit, Setup, plan, smallest
 from gearshift.engine.geometry import Geometry, legal_tensor_parallel, read_geometry
 from gearshift.engine.launch import Launch, command, make_launch
 from gearshift.engine.layouts import Layout, for_latency, for_throughput
 from gearshift.engine.learned import correction, nearest, recall
+from gearshift.engine.quantization import BITS, ONLINE, told_of
+from gearshift.engine.setup import own_length
 from gearshift.engine.sources import find_source
 from gearshift.engine.startup_log import Startup
 from gearshift.errors import EngineError
@@ -67,6 +69,7 @@ class Forecast:
         throughput: The same for many answers at once.
         launch: The start of a server with this setup.
         command: vLLM's for it.
+        instead: A start that would fit, if this does not, and its command.
         learned: The start-up that the figures were corrected with, if there was one.
     """
 
@@ -80,6 +83,8 @@ class Forecast:
     throughput: Layout | None
     launch: Launch
     command: list[str]
+    instead: Launch | None
+    instead_command: list[str] | None
     learned: Startup | None
 
 
@@ -93,6 +98,7 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     config, serves = source.config, source.serves
     shape = read_geometry(config, question.parameters, question.quantization, question.dtype)
     card = _card(question, here)
+    there = question.gpus or (len(here) if here and question.gpu is None else None)
     legal = legal_tensor_parallel(shape, max(_LARGEST_GROUP, question.gpus or 1))
     size, stages = _ranks(question, legal)
     setup = Setup(
@@ -107,15 +113,18 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
         enforce_eager=question.enforce_eager,
         version=question.version,
         card=card,
+        gpus=there,
     )
     setup, learned = _corrected(setup, serves, settings, question.earlier)
     found = plan(shape, setup)
-    if source.note:
-        found = replace(found, reasons=(*found.reasons, source.note))
+    notes = [source.note, _of_card(question, card), _of_checkpoint(config, shape, question)]
+    found = replace(found, reasons=(*found.reasons, *filter(None, notes)))
     fewest = smallest(shape, setup) if found.fits is False else None
     launch = _launch(serves, setup, question)
     start = command(launch, environment.python(settings))
-    gpus = question.gpus or size * stages
+    gpus = there or size * stages
+    quick = for_latency(shape, setup, gpus)
+    instead = _instead(shape, setup, found, launch, [quick, fewest])
     return Forecast(
         found,
         setup,
@@ -123,12 +132,79 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
         legal,
         fewest,
         _quantizations(config, question, setup) if found.fits is False else (),
-        for_latency(shape, setup, gpus),
+        quick,
         for_throughput(shape, setup, gpus),
         launch,
         start,
+        instead,
+        command(instead, environment.python(settings)) if instead else None,
         learned,
     )
+
+
+def _instead(
+    shape: Geometry, setup: Setup, found: Fit, launch: Launch, others: list[Layout | Setup | None]
+) -> Launch | None:
+    """A start that would fit: with a shorter context, else spread in another way."""
+    if found.fits is not False:
+        return None
+    lengths = [setup.max_model_len, found.longest, own_length(shape, setup)]
+    tried = [replace(setup, max_model_len=n) for n in lengths if n is None or n >= _USEFUL]
+    for other in others:
+        if other is None:
+            continue
+        size, stages = other.tensor_parallel, other.pipeline_parallel
+        tried.append(replace(setup, tensor_parallel=size, pipeline_parallel=stages, gpus=None))
+    best = next((each for each in tried if plan(shape, each).fits), None)
+    if best is None:
+        return None
+    sizes = (best.tensor_parallel, best.pipeline_parallel, best.max_model_len)
+    names = ("tensor_parallel", "pipeline_parallel", "max_model_len")
+    return launch.model_copy(update=dict(zip(names, sizes, strict=True)))
+
+
+_USEFUL = 1024  # tokens; a shorter context serves nobody
+
+
+def _of_card(question: Question, card: Card | None) -> str | None:
+    """What is to be said of the name that the GPU was given."""
+    if card is None or question.gpu is None:
+        return None
+    if card.known:
+        return card.note
+    like = f"; known are, for example, {', '.join(similar_cards(question.gpu))}"
+    if card.usable_gib is not None:
+        return f"{question.gpu!r} is not known here; its memory is taken as its name says{like}"
+    return f"{question.gpu!r} is not known here: give its memory with --gpu-memory GIB{like}"
+
+
+def _of_checkpoint(config: dict[str, Any], shape: Geometry, question: Question) -> str | None:
+    """What is to be said of a quantization that the checkpoint does not have."""
+    told = told_of(config, shape.keys)
+    has, named = str(told.get("quant_method") or "").lower(), question.quantization
+    if has and has.replace("_", "-") not in {name.replace("_", "-") for name in BITS}:
+        return f"no vLLM knows the quantization {has!r} of this checkpoint: 8 bits are assumed"
+    if named is None or named.replace("_marlin", "") in has.replace("compressed_tensors", ""):
+        return None
+    if not told:
+        return None if named in ONLINE else (
+            f"this checkpoint is not in {named}: the figures are for one that is, and vLLM starts "
+            "with nothing else"
+        )  # fmt: skip
+    if shape.quantization and has.lower() != named and named not in _CONVERTED.get(has, ()):
+        return f"this checkpoint is in {has or 'another form'}: vLLM does not serve it as {named}"
+    return None
+
+
+# What vLLM serves a checkpoint as, beside its own method.
+_CONVERTED = {
+    "awq": ("auto_awq", "awq_marlin", "moe_wna16", "inc", "humming", "ipex", "cpu_awq"),
+    "gptq": ("auto_gptq", "gptq_marlin", "gptq_bitblas", "bitblas", "marlin", "moe_wna16", "inc",
+             "humming", "gptq_marlin_24", "ipex"),
+    "mxfp4": ("gpt_oss_mxfp4",), "auto-round": ("inc", "auto_round", "gptq", "awq"),
+    "modelopt": ("modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed", "petit_nvfp4", "nvfp4"),
+    "fp8": ("deepseek_v4_fp8", "humming"), "compressed-tensors": ("humming",),
+}  # fmt: skip
 
 
 def _quantizations(config: dict[str, Any], question: Question, setup: Setup) -> tuple[str, ...]:

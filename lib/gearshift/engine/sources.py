@@ -59,9 +59,13 @@ def _from_file(path: Path) -> Source:
             note = "vLLM serves no GGUF files: the figures are for the same weights in 16 bits"
             return Source(read_header(path), str(path.absolute()), note)
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as wrong:
+    except OSError as wrong:
         raise EngineError(
-            "model", f"{path} cannot be read: {wrong}", "give a config.json"
+            "model", f"{path} cannot be read: {wrong.strerror}", "give a config.json"
+        ) from None
+    except (ValueError, RecursionError):
+        raise EngineError(
+            "model", f"{path} is neither JSON nor a GGUF file", "give a config.json or a GGUF file"
         ) from None
     if not isinstance(config, dict):
         raise EngineError("model", f"{path} is not a model's configuration", "give a config.json")
