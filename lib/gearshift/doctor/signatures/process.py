@@ -7,7 +7,7 @@ from gearshift.doctor.causes import Cause
 
 
 def _other_port(found: Found) -> Fix:
-    port = int(found.told.options.get("port") or 0) or None
+    port = found.told.number("port")
     text = "the program that listens there is named by `ss -ltnp` or `lsof -i`: end it, or start "
     return Fix(f"{text}with --port {port + 1}" if port else f"{text}with another --port")
 
