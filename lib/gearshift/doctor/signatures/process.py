@@ -155,6 +155,7 @@ SIGNATURES = (
             r"unrecognized arguments: (?P<option>--?[\w-]+)",
             r"error: argument (?P<option>--?[\w-]+)(?:/--?[\w-]+)*: ?"
             r"(?:invalid|expected|ignored|not allowed)",
+            r"error: the following arguments are required: (?P<option>[\w-]+)",
             r"engineargs…unexpected keyword argument .?(?P<option>\w+)",
             r"unexpected keyword argument .?(?P<option>\w+)…engineargs",
         ),
