@@ -390,6 +390,8 @@ def test_each_fix_that_is_a_text_takes_its_parts_from_each_message(signature):
     ("text", "words"),
     [
         ("serve: error: argument --dtype: invalid choice: 'int8' (choose from auto)", "--dtype"),
+        ("vllm serve: error: argument -tp/--tensor-parallel-size: expected one argument", "-tp"),
+        ("main.py: error: the following arguments are required: --model", "--model"),
         (
             "vllm serve: error: argument --max-model-len: invalid int value: 'abc'",
             "--max-model-len",
