@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -389,6 +390,8 @@ def test_each_fix_that_is_a_text_takes_its_parts_from_each_message(signature):
     ("text", "words"),
     [
         ("serve: error: argument --dtype: invalid choice: 'int8' (choose from auto)", "--dtype"),
+        ("vllm serve: error: argument -tp/--tensor-parallel-size: expected one argument", "-tp"),
+        ("main.py: error: the following arguments are required: --model", "--model"),
         (
             "vllm serve: error: argument --max-model-len: invalid int value: 'abc'",
             "--max-model-len",
@@ -417,6 +420,17 @@ def test_each_fix_that_is_a_text_takes_its_parts_from_each_message(signature):
 )
 def test_the_fix_speaks_of_what_the_message_names(text, words):
     assert words in first(text).fix
+
+
+def test_no_text_breaks_it():
+    chance = random.Random(7)
+    odd = ["0", "", "9" * 400, "1.2.3", "-5", "²", "nan", "٣", "{x}", "%s", "\\"]
+    for row in EXCERPTS:
+        text = re.sub(r"\d[\d.,]*", lambda _: chance.choice(odd), row["text"])
+        ranks, port = chance.choices(odd, k=2)
+        told = f"$ vllm serve microsoft/phi-4 -tp {ranks} --port {port}\n"
+        for found in diagnose(make_log(told + text)).causes:
+            assert found.fix
 
 
 def test_the_port_of_the_log_is_told():

@@ -7,7 +7,7 @@ from gearshift.doctor.causes import Cause
 
 
 def _other_port(found: Found) -> Fix:
-    port = int(found.told.options.get("port") or 0) or None
+    port = found.told.number("port")
     text = "the program that listens there is named by `ss -ltnp` or `lsof -i`: end it, or start "
     return Fix(f"{text}with --port {port + 1}" if port else f"{text}with another --port")
 
@@ -155,6 +155,7 @@ SIGNATURES = (
             r"unrecognized arguments: (?P<option>--?[\w-]+)",
             r"error: argument (?P<option>--?[\w-]+)(?:/--?[\w-]+)*: ?"
             r"(?:invalid|expected|ignored|not allowed)",
+            r"error: the following arguments are required: (?P<option>[\w-]+)",
             r"engineargs…unexpected keyword argument .?(?P<option>\w+)",
             r"unexpected keyword argument .?(?P<option>\w+)…engineargs",
         ),
