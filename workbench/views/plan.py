@@ -13,7 +13,7 @@ from gearshift import gpu
 from gearshift.engine import fit
 from gearshift.engine.cards import known_cards
 from gearshift.engine.export import serve_command
-from gearshift.engine.forecast import Forecast, Question, forecast
+from gearshift.engine.forecast import Forecast, Question, forecast, own_version
 from gearshift.engine.models import known_models
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
@@ -103,6 +103,7 @@ def _ask() -> Question:
         utilization=share,
         quantization=_QUANTIZATIONS[quantization],
         kv_cache_dtype=_KV[kv],
+        version=own_version(load_settings()),
     )
 
 

@@ -8,6 +8,7 @@ constants were chosen on real start-ups (`data/startups.jsonl`; `benchmarks/fit.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from gearshift.engine.geometry import Geometry, legal_tensor_parallel
 from gearshift.engine.kv_cache import Pool, logged_tokens, make_pool, token_bytes
 from gearshift.engine.refusals import refusals
 from gearshift.engine.setup import Correction, Setup, batching, length_of, utilization
-from gearshift.engine.working_memory import overhead_gib, range_gib
+from gearshift.engine.working_memory import UNCHUNKED, overhead_gib, range_gib
 
 __all__ = ["GIB", "Correction", "Fit", "Setup", "batching", "plan", "smallest", "utilization"]
 
@@ -103,15 +104,18 @@ def plan(shape: Geometry, setup: Setup) -> Fit:
     else:
         share = utilization(setup) * setup.usable_gib
         available = share - weights - overhead
-        low, found, high = (
-            _room(pool, setup, max(0.0, available + way * off) * GIB, length) for way in (-1, 0, 1)
-        )
+
+        def left_at(asked: int, way: int) -> float:
+            """Some versions need more working memory for longer contexts."""
+            more = overhead_gib(shape, replace(setup, max_model_len=asked))
+            more -= overhead_gib(shape, setup)
+            return (share - weights - overhead + way * off - more) * GIB
+
+        low, found, high = (_room(pool, setup, left_at, way, length) for way in (-1, 0, 1))
         reasons += _shortage(weights, overhead, share, request / GIB, length, found.longest or 0)
-    enough = (
-        None
-        if available is None
-        else available > 0 and (found.concurrency is None or found.concurrency >= 1)
-    )
+    enough = None
+    if available is not None:
+        enough = available > 0 and (found.concurrency is None or found.concurrency >= 1)
     return Fit(
         weights_gib=weights,
         weights_range=_about(weights, shape, setup),
@@ -147,12 +151,18 @@ class _Room(NamedTuple):
     longest: int | None
 
 
-def _room(pool: Pool, setup: Setup, left: float, length: int) -> _Room:
+def _room(
+    pool: Pool, setup: Setup, left_at: Callable[[int, int], float], way: int, length: int
+) -> _Room:
+    """At one end of the range, or in its middle; `left_at` tells the bytes for a length."""
+    left = max(0.0, left_at(setup.max_model_len or 0, way))
+    longest = pool.longest(lambda asked: left)
+    if longest <= UNCHUNKED:
+        longest = pool.longest(lambda asked: left_at(asked, way), longest)
     request = pool.request_bytes(length)
     if not request:  # nothing is cached
-        return _Room(0, None, pool.longest(left))
-    tokens = logged_tokens(pool, setup, left, length)
-    return _Room(tokens, left / request, pool.longest(left) if left else 0)
+        return _Room(0, None, longest)
+    return _Room(logged_tokens(pool, setup, left, length), left / request, longest)
 
 
 def _both(low: _Number | None, high: _Number | None) -> tuple[_Number, _Number] | None:

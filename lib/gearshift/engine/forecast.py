@@ -237,6 +237,11 @@ def _corrected(
     return replace(setup, version=version, correction=found), startup
 
 
+def own_version(settings: Settings) -> str | None:
+    """Of the vLLM that `serve` starts; `None` where it is one that a person brings."""
+    return None if settings.vllm_python else environment.VLLM_VERSION
+
+
 def of_launch(
     launch: Launch, config: dict[str, Any], gpus: tuple[GPU, ...], settings: Settings
 ) -> tuple[Fit, Setup | None]:
@@ -259,6 +264,7 @@ def of_launch(
         max_num_seqs=launch.max_num_seqs,
         max_num_batched_tokens=launch.max_num_batched_tokens,
         enforce_eager=bool(launch.enforce_eager),
+        version=own_version(settings),
         card=card,
     )
     setup, _ = _corrected(setup, launch.model, settings)

@@ -7,7 +7,7 @@ That is exact for what `vllm/v1/core/kv_cache_utils.py` does, save for rare layo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gearshift.engine.geometry import Geometry
 
 _BLOCK = 16  # tokens, on most GPUs
+_ENDLESS = 1 << 24  # tokens
 _HEARD = 1500  # tokens that Whisper's decoder reads of half a minute
 _SIZES = {  # bytes of a value, with its share of scales; half of a key and half of a value
     "fp8": 1, "int8": 1, "nvfp4": 4.5 / 8, "turboquant_k8v4": 0.75, "turboquant_4bit": 0.5,
@@ -82,18 +83,19 @@ class Pool:
     def request_bytes(self, length: int) -> float:
         return self.request_blocks(length) * self.block_bytes
 
-    def longest(self, left: float) -> int:
-        """The longest request that fits; by halving, for it grows with its length."""
-        if not self.block_bytes:
-            return _ENDLESS
-        low, high = 0, _ENDLESS
+    def longest(self, left: Callable[[int], float], most: int = _ENDLESS) -> int:
+        """The longest request that fits; by halving, for it grows with its length.
+
+        Args:
+            left: The bytes that are left if such a length is served.
+            most: No longer than that.
+        """
+        low, high = 0, most + _BLOCK
         while high - low > _BLOCK:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.request_bytes(middle) <= left else (low, middle)
+            fits = self.request_bytes(middle) <= left(middle)
+            low, high = (middle, high) if fits else (low, middle)
         return low // _BLOCK * _BLOCK
-
-
-_ENDLESS = 1 << 24
 
 
 def token_bytes(shape: Geometry, setup: Setup) -> int:

@@ -159,8 +159,8 @@ def _named(name: str, flat: Mapping[str, Any]) -> Mixer:
 def _unknown(name: object) -> EngineError:
     return EngineError(
         "geometry",
-        f"config.json names layers of the kind {str(name)[:40]!r}, which is not known here",
-        "see layer_types in it; give the config.json of the model as it was published",
+        f"config.json's layer_types name {str(name)[:40]!r}, which is no kind of layer known here",
+        "give the config.json of the model as it was published",
     )
 
 

@@ -45,9 +45,10 @@ NEEDS = {
 _GROUPED = {"awq", "auto_awq", "gptq", "auto_gptq", "awq_marlin", "gptq_marlin", "auto_round",
             "auto-round", "marlin", "inc", "moe_wna16"}  # fmt: skip
 _ALGORITHMS = {  # bits and group by what a checkpoint calls the way of its weights
-    "nvfp4": (4, 16), "mxfp4": (4, 32), "mxfp8": (8, 32), "fp4": (4, 32), "w4a16": (4, None),
-    "w4a8": (4, None), "int4": (4, None), "uint4": (4, None), "pack-quantized": (4, None),
-    "w8a8": (8, None), "int8": (8, None), "fp8": (8, None), "float-quantized": (8, None),
+    "nvfp4": (4, 16), "modelopt_fp4": (4, 16), "mxfp4": (4, 32), "mxfp8": (8, 32), "fp4": (4, 32),
+    "w4a16": (4, None), "w4a8": (4, None), "int4": (4, None), "uint4": (4, None),
+    "pack-quantized": (4, None), "w8a8": (8, None), "int8": (8, None), "fp8": (8, None),
+    "float-quantized": (8, None),
 }  # fmt: skip
 
 

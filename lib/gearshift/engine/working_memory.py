@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _GIB = 1 << 30
 _FORWARD = 6  # bytes of activations for each value of a token that a layer works on
 _SCORES = 38.5  # bytes for each score in the sampler, until 0.17
-_UNCHUNKED = 32_768  # tokens; V0 cut longer prompts into pieces
+UNCHUNKED = 32_768  # tokens; V0 cut longer prompts into pieces
 
 
 def overhead_gib(shape: Geometry, setup: Setup) -> float:
@@ -28,7 +28,7 @@ def overhead_gib(shape: Geometry, setup: Setup) -> float:
     old_sampler = unknown or not setup.since("0.17")
     sequences, batched = batching(shape, setup)
     asked = setup.max_model_len or 0
-    if unknown and sequences <= 256 and not setup.max_num_batched_tokens and asked <= _UNCHUNKED:
+    if unknown and sequences <= 256 and not setup.max_num_batched_tokens and asked <= UNCHUNKED:
         batched = max(batched, asked)  # V0 took a whole prompt in one step
     inner = shape.intermediate
     if shape.experts:
