@@ -213,9 +213,9 @@ async def test_a_full_cache_puts_requests_back_and_it_is_said(vllm, engine_pytho
     record = vllm.wait(vllm.begin(model, choices={"max_model_len": 1024}))
     load = Load(vllm, record)
     before = (await load.engine()).readings[-1].sample
-    assert before.kv_cache_tokens == 4096
-    # Eight prompts fit beside each other, four blocks of 128 tokens each; their answers do not.
-    asked = asyncio.create_task(load.ask(*(f"{n} " * 225 for n in range(8)), tokens=80))
+    assert before.kv_cache_tokens == 2048
+    # Eight prompts fit beside each other, two blocks of 128 tokens each; their answers do not.
+    asked = asyncio.create_task(load.ask(*(f"{n} " * 112 for n in range(8)), tokens=50))
     seen = []
     while not asked.done():
         seen.append(await load.engine())

@@ -85,7 +85,7 @@ def _sentences(*texts: str | None) -> str:
 
 def _figures(values: dict[str, str]) -> None:
     """Side by side, as many as there is room for."""
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         for name, value in values.items():
             st.metric(name, value, width="content")
 
