@@ -66,7 +66,7 @@ class Task:
 
 @dataclass
 class Result:
-    """What it measured; `cpu_s` from the beginning to the last answer."""
+    """What it measured; `ended` is when the last answer was whole, or when it was cancelled."""
 
     requests: list[Request]
     ended: float
@@ -84,7 +84,7 @@ class _Worker:
         self.done = self.failed = self.tokens = 0
         self.late_s: list[float] = []
         self.waiting = deque(task.sessions)
-        self.began = 0.0
+        self.began = self.ended = 0.0
         self.told: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -101,7 +101,8 @@ class _Worker:
         stop = asyncio.ensure_future(self.told.get())
         helps = [asyncio.ensure_future(help()) for help in (self._tick, self._report)]
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
-        spent, ended = time.process_time() - cpu, time.monotonic()
+        spent = time.process_time() - cpu
+        ended = self.ended if work.done() else time.monotonic()
         for task in (work, stop, *helps):
             task.cancel()
         failures = await asyncio.gather(work, return_exceptions=True)
@@ -164,6 +165,7 @@ class _Worker:
     async def _record(self, request: Request) -> None:
         self.requests.append(request)
         await self._send(request)
+        self.ended = max(self.ended, request.ended or time.monotonic())
         self.done += request.completed
         self.failed += not request.completed
         self.tokens += request.tokens
