@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -148,6 +149,16 @@ def test_stopping_ends_the_work_and_leaves_nothing(child, small, tmp_path):
         convert(small, tmp_path / "out" / "new", settings, stop)
     assert time.monotonic() - started < 60
     assert left(tmp_path / "out") == []
+
+
+def test_the_work_ends_with_whoever_started_it():
+    code = (
+        "import threading, time; from gearshift.migrate._convert_child import end_with_parent\n"
+        "threading.Thread(target=end_with_parent, daemon=True).start(); time.sleep(120)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        child.stdin.close()  # as the kernel does for one that was killed
+        assert child.wait(60) == 1
 
 
 def test_two_at_once_do_not_mix(child, small, tmp_path):

@@ -195,6 +195,7 @@ def _run(
     try:
         with subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,  # it ends when this does, however that is
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
