@@ -1,5 +1,6 @@
 """The five steps of a migration in a browser, between two scripted servers."""
 
+import json
 import re
 
 import pytest
@@ -25,6 +26,8 @@ def checkpoint(embedding_home):
     folder = embedding_home / "checkpoints" / "small-1b"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}", "utf-8")
+    report = {"source": {"file": "/blobs/sha256-1"}, "checks": []}
+    (folder / "gearshift.json").write_text(json.dumps(report), "utf-8")
     return folder
 
 

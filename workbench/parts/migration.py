@@ -227,7 +227,7 @@ def show_cutover(item: Item, settings: Settings) -> None:
 @refreshed(every=1)
 def _cutover(item: Item, settings: Settings, seconds: float) -> None:
     key = "cutover"
-    running = show_job(key, "Stop watching")
+    running = show_job(key, "Stop watching", "It is not watched any more.")
     outcome: Outcome | None = jobs()[key].result if key in jobs() else None
     if outcome is not None and outcome.reason:
         st.error(plain(f"It went back by itself: {outcome.reason}."))

@@ -77,7 +77,7 @@ def _done(item: Item, settings: Settings) -> set[str]:
     if kept(item.name, settings) is not None:
         found |= {"weights", "proof"}
     last = last_cut_over(settings)
-    if last is not None and not last["taken_back"]:
+    if last is not None and not last["taken_back"] and last.get("model") == item.name:
         found.add("switch")
     return found
 

@@ -121,6 +121,8 @@ def cutover(
             print_json(row)
             return
         out.print(f"{done.previous} → {done.active}: {_counted(done.counts)}", markup=False)
+        if done.watched_s < watch:
+            out.print(f"it was watched for {done.watched_s:.0f} s only", markup=False)
         if not done.fallback_ready:
             out.print("Ollama does not answer, so nothing stands behind vLLM now", markup=False)
         out.print("  a workbench that runs takes it when it is started again", markup=False)

@@ -230,8 +230,8 @@ def request_defaults(found: list[Fate]) -> dict[str, Any]:
     for each in found:
         if each.where is not Where.REQUEST or each.becomes is None:
             continue
-        if each.becomes == "stop":
-            fields.setdefault("stop", []).append(each.gives)
+        if each.becomes in ("stop", "messages"):
+            fields.setdefault(each.becomes, []).append(each.gives)
         else:
             fields[each.becomes] = each.gives
     last = [e for e in found if e.parameter == "repeat_penalty"][-1:]
