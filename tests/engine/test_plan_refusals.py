@@ -145,3 +145,8 @@ def test_odd_configurations_end_in_an_answer_or_a_clear_error(plan, tmp_path, co
     answer = plan(file, "--gpu", "L4")
     assert answer.exit_code in (0, 1)
     assert "unexpected" not in answer.output
+
+
+def test_the_command_is_the_one_that_serve_would_run(record):
+    command = record(QWEN, "--gpu", "L4")["command"]
+    assert command[command.index("--served-model-name") + 1] == QWEN

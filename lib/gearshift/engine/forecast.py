@@ -120,7 +120,7 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     notes = [source.note, _of_card(question, card), _of_checkpoint(config, shape, question)]
     found = replace(found, reasons=(*found.reasons, *filter(None, notes)))
     fewest = smallest(shape, setup) if found.fits is False else None
-    launch = _launch(serves, setup, question)
+    launch = _launch(serves, source.names, setup, question)
     start = command(launch, environment.python(settings))
     gpus = there or size * stages
     quick = for_latency(shape, setup, gpus)
@@ -289,10 +289,10 @@ def _ranks(question: Question, legal: list[int]) -> tuple[int, int]:
     return size, stages
 
 
-def _launch(source: str, setup: Setup, question: Question) -> Launch:
+def _launch(source: str, names: tuple[str, ...], setup: Setup, question: Question) -> Launch:
     return make_launch(
         model=source,
-        served_names=(Path(source).name or "model",),
+        served_names=names or (Path(source).name or "model",),
         max_model_len=setup.max_model_len,
         kv_cache_dtype=setup.kv_cache_dtype,
         memory_utilization=setup.utilization,
