@@ -78,8 +78,6 @@ def tune(
     """
     if requests is not None and duration is not None:
         raise typer.BadParameter("give --requests or --duration, not both")
-    if users > max_users:
-        raise typer.BadParameter("--users is more than --max-users")
     with reporting(as_json):
         from gearshift.bench.metrics import parse_goals
         from gearshift.bench.series import Wish
@@ -109,7 +107,7 @@ def tune(
             load,
             trials,
             rounds,
-            users,
+            min(users, max_users),
             max_users,
             tuple(part.strip() for part in gpus.split(",")) if gpus else (),
             {key: value for key, value in choices.items() if value is not None},

@@ -98,11 +98,10 @@ def recommended(tuning: Tuning) -> Setting | None:
     return tuning.space.fixed if what in (Verdict.DEFAULT, Verdict.UNPROVEN) else best.setting
 
 
-def record(tuning: Tuning, settings: Settings, profile: str | None = None) -> dict[str, Any]:
-    """Everything as JSON; `command` and `profile` are `None` where no setting holds the goals."""
+def figures(tuning: Tuning) -> dict[str, Any]:
+    """What is known so far, as JSON."""
     what, found = verdict(tuning)
     best, default = tuning.best, tuning.default
-    setting = recommended(tuning)
     aim = tuning.aim
     return {
         "trials": [_row(trial) for trial in tuning.trials],
@@ -110,18 +109,25 @@ def record(tuning: Tuning, settings: Settings, profile: str | None = None) -> di
         "default": _row(default) if default else None,
         "gain": found.gain if found else None,
         "confidence_interval": found.interval if found else None,
-        "command": None if setting is None else _command(tuning, setting, settings),
         "verdict": what,
         "sentence": sentence(tuning),
-        "profile": profile,
         "rounds": kept(tuning.rounds),
         "starts": tuning.starts,
         "cancelled": tuning.cancelled,
         "name": tuning.name,
         "model": aim.model,
-        "goals": list(map(str, aim.goals)),
+        "goals": [{"words": str(goal), "limit_s": goal.limit_s} for goal in aim.goals],
         "parameters": {one.name: list(one.choices) for one in tuning.space.parameters},
-        "load": asdict(aim.load) | {"goals": []},
+    }
+
+
+def record(tuning: Tuning, settings: Settings, profile: str | None = None) -> dict[str, Any]:
+    """Everything as JSON; `command` and `profile` are `None` where no setting holds the goals."""
+    setting = recommended(tuning)
+    return figures(tuning) | {
+        "command": None if setting is None else _command(tuning, setting, settings),
+        "profile": profile,
+        "load": asdict(tuning.aim.load) | {"goals": []},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
     }
