@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -21,9 +22,9 @@ from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.engine.checks import Check, Status, run_checks
 from gearshift.engine.export import as_shell, ray_lines, systemd_unit
 from gearshift.engine.launch import config_yaml
-from gearshift.engine.profiles import PROFILES
+from gearshift.engine.profiles import profiles
 from gearshift.engine.records import LIVING, Record, State
-from gearshift.errors import EngineError
+from gearshift.errors import EngineError, SettingsError
 from gearshift.providers import run
 from gearshift.settings import load_settings
 
@@ -80,6 +81,14 @@ def _numbers(text: str | None) -> dict[str, float] | None:
     return dict(values)
 
 
+def _profile(name: str | None) -> str | None:
+    with suppress(SettingsError):  # what is wrong with the settings is said later
+        known = profiles(load_settings().home_dir)
+        if name is not None and name not in known:
+            raise typer.BadParameter(f"choose {' or '.join(known)}")
+    return name
+
+
 def _absolute(path: Path | None) -> str | None:
     return str(path.expanduser().absolute()) if path else None
 
@@ -100,7 +109,10 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Default: that of VLLM_BASE_URL.")
     ] = None,
-    profile: Annotated[str | None, typer.Option(help=f"{' or '.join(PROFILES)}.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="latency, throughput, or one that tune has made.", callback=_profile),
+    ] = None,
     pipeline_parallel: Annotated[int | None, typer.Option(min=1, help="Stages of layers.")] = None,
     executor: Annotated[str | None, typer.Option(help="mp, or ray over machines.")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, for --executor ray.")] = 1,
@@ -128,6 +140,18 @@ def serve(
     enforce_eager: Annotated[
         bool | None, typer.Option("--enforce-eager/--compile", help="Do not compile.")
     ] = None,
+    enable_chunked_prefill: Annotated[
+        bool | None,
+        typer.Option(
+            "--enable-chunked-prefill/--no-enable-chunked-prefill", help="Long prompts in pieces."
+        ),
+    ] = None,
+    enable_prefix_caching: Annotated[
+        bool | None,
+        typer.Option(
+            "--enable-prefix-caching/--no-enable-prefix-caching", help="Equal beginnings once."
+        ),
+    ] = None,
     docker: Annotated[bool, typer.Option("--docker", help="In a container.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Again when it dies.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
@@ -143,8 +167,6 @@ def serve(
 
     if export not in (None, "yaml", "systemd"):
         raise typer.BadParameter("choose yaml or systemd", param_hint="--export")
-    if profile is not None and profile not in PROFILES:
-        raise typer.BadParameter(f"choose {' or '.join(PROFILES)}", param_hint="--profile")
     choices = {
         "pipeline_parallel": pipeline_parallel,
         "executor": executor,
@@ -162,6 +184,8 @@ def serve(
         "reasoning_parser": reasoning_parser,
         "runner": runner,
         "enforce_eager": enforce_eager,
+        "chunked_prefill": enable_chunked_prefill,
+        "prefix_caching": enable_prefix_caching,
     }
     named = tuple(part.strip() for part in gpus.split(",")) if gpus else ()
     wish = Wish(

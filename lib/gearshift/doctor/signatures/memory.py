@@ -56,7 +56,7 @@ def _utilization(found: Found) -> Fix:
 
 def _fewer_sequences(found: Found) -> Fix:
     used = found.number("sequences")
-    fewer = 64 if used <= 256 else 256
+    fewer = 256 if used > 256 else 64 if used > 64 else max(1, int(used) // 2)
     return Fix(
         f"start with --max-num-seqs {fewer} (it was {used:.0f}), or lower --gpu-memory-utilization "
         "by 0.05 so that more is left for sampling",
