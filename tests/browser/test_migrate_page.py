@@ -64,7 +64,7 @@ def test_the_five_steps_are_walked_left_and_taken_up_again(workbench, visit, sid
     page.get_by_label("Seconds to watch").fill("1")
     page.get_by_label("Seconds to watch").press("Enter")
     page.get_by_role("button", name="Cut over").click()
-    expect(page.get_by_text("Chats go to vLLM now. Before, they went to ollama.")).to_be_visible()
+    expect(page.get_by_text("Chats go to vLLM now. Before, they went to Ollama.")).to_be_visible()
     assert "LLM_PROVIDER=vllm" in (bench.folder / ".env").read_text("utf-8")
     page.get_by_role("button", name="Go back").click()
     expect(page.get_by_role("button", name="Cut over")).to_be_visible()

@@ -130,6 +130,8 @@ def cutover(
 
 
 def _counted(counts: Counts) -> str:
+    if not counts.probes:
+        return "it was not watched"
     if counts.requests is None:
         return f"{counts.probes_failed} of {counts.probes} of our requests failed"
     return f"{counts.failed} of {counts.requests} requests failed"
@@ -144,6 +146,9 @@ def rollback(as_json: JSON = False) -> None:
         done = roll_back(load_settings())
         if as_json:
             print_json(done)
+            return
+        if done["previous"] == done["active"]:
+            out.print(f"it was taken back before: chats go to {done['active']}", markup=False)
             return
         out.print(f"{done['previous']} → {done['active']}, in {done['file']}", markup=False)
         if not done["exact"]:

@@ -160,7 +160,9 @@ def translated(item: Item, repository: Repository | None = None) -> tuple[str | 
     except TemplateError as wrong:
         note = f"the TEMPLATE cannot be translated ({wrong}): the model's own is taken, and differs"
         return None, note
-    return found, f"translated from TEMPLATE, SYSTEM and MESSAGE; tools are left out{doubt}"
+    parts = ["TEMPLATE", *(["SYSTEM"] if file.last("system") else [])]
+    parts += ["MESSAGE"] if file.messages else []
+    return found, f"translated from {' and '.join(parts)}; tools are left out{doubt}"
 
 
 def _without_template(each: Fate, note: str) -> Fate:

@@ -60,8 +60,9 @@ def roll_back(settings: Settings) -> dict[str, Any]:
     """Puts the settings back as they were before the last cut-over; may be said twice.
 
     Returns:
-        `active`, `previous`, `file`, and `exact`: whether the file is what it was to the byte, or
-        was changed since, and got its old setting back among the new ones.
+        `active`, `previous` (the same if it was taken back before), `file`, and `exact`: whether
+        the file is what it was to the byte, or was changed since, and got its old setting back
+        among the new ones.
 
     Raises:
         EngineError: there was no cut-over, or the file cannot be written (kind `rollback`).
@@ -71,14 +72,15 @@ def roll_back(settings: Settings) -> dict[str, Any]:
         hint = "to use Ollama: gearshift switch ollama"
         raise EngineError("rollback", "there is no cut-over to take back", hint)
     file = Path(record["file"])
-    exact = True
+    exact, previous = True, record["previous"]
     if not record["taken_back"]:
         exact = _restore(file, _bytes(record["before"]), _bytes(record["after"]))
         _write(settings, record | {"taken_back": True})
-    load_settings.cache_clear()
-    LLMServiceFactory.switch(record["previous"])
+        previous = "vllm"
+        load_settings.cache_clear()
+        LLMServiceFactory.switch(record["previous"])
     return {
-        "active": record["previous"], "previous": "vllm", "file": str(file), "exact": exact,
+        "active": record["previous"], "previous": previous, "file": str(file), "exact": exact,
     }  # fmt: skip
 
 
