@@ -112,7 +112,7 @@ def convert(
         try:
             part.mkdir()
             report = _run(source, part, template, settings, on_progress)
-            on_progress("comparing with Ollama", None)
+            on_progress("comparing with Ollama" if model else "looking it over", None)
             checks = _checks(report, header, source, model, settings)
             if wrong := [c for c in checks if c.name in _FATAL and c.ok is False]:
                 message = "; ".join(f"{check.name}: {check.message}" for check in wrong)
