@@ -93,7 +93,9 @@ def theirs(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment_for_vllm() | {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
+        env=environment_for_vllm()
+        | {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+        | {"PYTHONUNBUFFERED": "1"},
     )
     cpu = began = None
     said = []

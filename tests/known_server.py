@@ -93,8 +93,10 @@ class Stream(asyncio.Protocol):
             return
         self.row = {"received": now, "sent": [], "body": wanted}
         rows.append(self.row)
-        self.left = int(self.told.get("tokens") or wanted["max_tokens"])
-        self.words = sum(len(m["content"].split()) for m in wanted["messages"])
+        self.left = int(
+            self.told.get("tokens") or wanted.get("max_tokens") or wanted["max_completion_tokens"]
+        )
+        self.words = sum(len(str(m["content"]).split()) for m in wanted["messages"])
         self.tokens = self.left
         self.stop_at = self.left // 2 if self.every("cut") or self.every("broken") else 0
         self.breaks = self.every("broken")

@@ -32,6 +32,8 @@ def stand_in(
     worker_lingers: float = 14.0,
     exit_after: float | None = None,
     measures: tuple[float, float, int] | None = None,
+    batching: float | None = None,
+    room: int | None = None,
 ) -> Path:
     """The path of a Python, to be set as `GEARSHIFT_VLLM_PYTHON`, that runs the stand-in.
 
@@ -60,6 +62,10 @@ def stand_in(
             else ends it.
         worker_lingers: How long the Worker lives when EngineCore has been killed.
         measures: What it logs of a GPU: GiB of weights, GiB and tokens of KV cache.
+        batching: At most `--max-num-seqs` requests run at once, the others wait in turn, and a
+            first token takes so many seconds for each that runs, less with more
+            `--max-num-batched-tokens`: by 2048 / that.
+        room: The start fails when sequences times batched tokens are more than that.
         exit_after: The API server ends itself and the others that long after being ready.
     """
     plays = {name: value for name, value in locals().items() if name != "folder"}

@@ -131,14 +131,14 @@ def test_people_think_between_questions(target):
 
 def test_the_open_loop_keeps_to_its_plan_whatever_the_server_does(target):
     load = Load(None, 60, rate=40.0, seed=3)
-    run = send(target("ttft=400"), load, 2)
+    run = send(target("ttft=4000"), load, 2)
     assert len(run.completed) == 60
     started = np.array([request.started for request in run.requests])
     planned = np.array(arrivals(load))
     due = np.array([request.due for request in run.requests])
     assert due - due[0] == pytest.approx(planned - planned[0])
     assert (started >= due).all()
-    assert np.median(started - due) < 0.05
+    assert np.median(started - due) < 0.25  # it does not wait for the server's four seconds
     assert max(request.started for request in run.requests[:20]) < min(
         request.ended for request in run.requests
     ), "nobody waited for the first answer"

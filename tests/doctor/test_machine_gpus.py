@@ -141,6 +141,7 @@ def test_a_card_that_vllm_cannot_use_fails_where_vllm_is_wanted(machine, card):
     [
         ((7, 5), {"dtype": "bfloat16"}, "gearshift serve owner/name --dtype half"),
         ((7, 0), {"quantization": "awq"}, "--quantization gptq"),
+        ((7, 5), {"quantization": "mxfp4"}, "--quantization gptq"),
         ((8, 0), {"dtype": "bfloat16", "quantization": "awq"}, ""),
     ],
 )

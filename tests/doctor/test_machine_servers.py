@@ -1,14 +1,19 @@
 """The ports, Ollama and vLLM: who is there, what it has, whether it answers and how fast."""
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from gearshift.doctor.checks import Status, speed, system
+from gearshift.doctor.checks.offload import check_vllm_offload
 from gearshift.doctor.checks.ollama import check_ollama, check_ollama_context, check_ollama_gpu
 from gearshift.doctor.checks.ports import check_ollama_port, check_vllm_port
 from gearshift.doctor.checks.speed import check_vllm_speed
 from gearshift.doctor.checks.vllm import check_vllm, check_vllm_token
+from gearshift.engine.processes import port_owner
 from places import free_port
 from scripted_server import ollama, sse, vllm
 
@@ -146,6 +151,66 @@ def test_ollamas_context(machine, serve, rows, status, words):
     assert words in found.message + found.hint
 
 
+PROGRAM = """
+import http.server, sys
+class Ollama(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"models": []}')
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Ollama).serve_forever()
+"""
+
+
+@pytest.fixture
+def started():
+    """A server in a process of its own, with these words and this environment."""
+    processes = []
+
+    def start(*words, **environment):
+        port = free_port()
+        command = [sys.executable, "-c", PROGRAM, str(port), *words]
+        processes.append(subprocess.Popen(command, env=os.environ | environment))
+        while port_owner(port) is None:
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "status", "words"),
+    [("2048", "warning", "cut"), ("16384", "passed", "16384"), ("", "unknown", "4096")],
+)
+def test_ollamas_context_before_a_model_is_loaded(machine, started, tokens, status, words):
+    url = started(OLLAMA_CONTEXT_LENGTH=tokens)
+    found = check_ollama_context(machine(ollama_base_url=url))
+    assert found.status == status
+    assert words in found.message + found.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--cpu-offload-gb", "4"], "warning"),
+        (["--cpu-offload-gb=0.5"], "warning"),
+        (["--cpu-offload-gb", "0"], "passed"),
+        (["--dtype", "half"], "passed"),
+    ],
+)
+def test_weights_in_main_memory(machine, started, words, status):
+    assert check_vllm_offload(machine(vllm_base_url=started(*words))).status == status
+
+
+def test_nothing_is_known_of_weights_without_a_server(machine):
+    found = check_vllm_offload(machine(vllm_base_url=f"http://127.0.0.1:{free_port()}"))
+    assert found.status == "unknown"
+
+
 @pytest.mark.parametrize(
     ("rows", "with_gpu", "status", "words"),
     [
@@ -278,6 +343,7 @@ PREFILL = {"tokens": 100, "finished": 10, "first": 30.0, "between": 1.0}
         ({"running": 3, "waiting": 9, "cache": 0.99}, 97, "warning", "--kv-cache-dtype fp8"),
         ({"running": 3, "preemptions": 2}, 97, "warning", "put back"),
         ({"running": 1, "tokens": 50}, 20, "warning", "only 20 % busy"),
+        ({"running": 1, "tokens": 50}, None, "passed", "1 request under way"),
     ],
 )
 def test_what_holds_generation_up(metrics, card, later, busy, status, words):

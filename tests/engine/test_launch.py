@@ -59,6 +59,9 @@ WHOLE = {
     "reasoning_parser": "qwen3",
     "runner": "generate",
     "enforce_eager": True,
+    "quiet": True,
+    "chunked_prefill": True,
+    "prefix_caching": False,
 }
 
 
@@ -83,6 +86,9 @@ def test_a_launch_with_everything():
         "--reasoning-parser=qwen3",
         "--runner=generate",
         "--enforce-eager",
+        "--disable-access-log-for-endpoints=/health,/metrics",
+        "--enable-chunked-prefill",
+        "--no-enable-prefix-caching",
         "--enable-lora",
         "--served-model-name",
         "owner/name",
@@ -125,6 +131,8 @@ REQUESTS = st.fixed_dictionaries(
         "loras": st.lists(st.tuples(NAMES, PATHS), max_size=2).map(tuple),
         "executor": st.one_of(st.sampled_from(["mp", "ray"]), ANYTHING),
         "memory_utilization": st.one_of(st.none(), st.floats()),
+        "chunked_prefill": st.one_of(st.none(), st.booleans(), ANYTHING),
+        "prefix_caching": st.one_of(st.none(), st.booleans(), ANYTHING),
     },
 )
 
@@ -144,7 +152,9 @@ def is_the_template_or_refused(values):
     options = {flag.partition("=")[0] for flag in flags}
     assert len(options) == len(flags)
     assert options <= {part.partition("=")[0] for part in command(launch(**WHOLE), PYTHON)} | {
-        "--pipeline-parallel-size"
+        "--pipeline-parallel-size",
+        "--no-enable-chunked-prefill",
+        "--enable-prefix-caching",
     }
     assert all("\n" not in part and "\0" not in part for part in argv)
     lists = argv[argv.index("--served-model-name") + 1 :]
@@ -238,7 +248,7 @@ def test_ray_lines_name_the_gpus_of_each_machine():
     assert "ray start --address=" in lines[1]
 
 
-def test_profiles_are_within_the_guides_table():
+def test_profiles_are_within_the_guides_table(home):
     assert 16 <= LATENCY.values["max_num_seqs"] <= 32
     assert LATENCY.values["max_num_batched_tokens"] == 2048
     assert 0.7 <= LATENCY.values["memory_utilization"] <= 0.8
@@ -248,7 +258,7 @@ def test_profiles_are_within_the_guides_table():
     for one in PROFILES.values():
         assert one.values.keys() == one.reasons.keys()
     with pytest.raises(EngineError, match="no profile"):
-        profile("fast")
+        profile("fast", home)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +284,7 @@ LAUNCHES = [
     WHOLE,
     {"pipeline_parallel": 2, "tensor_parallel": 4, "executor": "ray"},
     {"runner": "pooling", "enforce_eager": True},
+    {"chunked_prefill": False, "prefix_caching": True},
     *({**one.values} for one in PROFILES.values()),
     *({"tool_parser": tool, "reasoning_parser": reasoning} for _, (tool, reasoning) in _FAMILIES),
 ]
@@ -292,6 +303,8 @@ def test_vllms_own_parser_reads_every_command(vllm_parses):
             assert found[name] == getattr(one, name)
         if one.memory_utilization is not None:
             assert found["gpu_memory_utilization"] == one.memory_utilization
+        assert found["enable_chunked_prefill"] == one.chunked_prefill
+        assert found["enable_prefix_caching"] == one.prefix_caching
         assert found["tool_call_parser"] == one.tool_parser
         assert found["enable_auto_tool_choice"] == bool(one.tool_parser)
         assert len(found["lora_modules"] or []) == len(one.loras)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from gearshift.doctor import diagnose, make_log
 from gearshift.doctor.checks import Check, Status, run_machine_checks
-from gearshift.doctor.log import decode
+from gearshift.doctor.log import log_of
 from gearshift.engine import servers
 from gearshift.engine.records import State
 from gearshift.settings import load_settings
@@ -76,10 +76,8 @@ def _error() -> None:
             return
     file = st.file_uploader("A log file")
     text = st.text_area("An error or a log", height=140, placeholder="Traceback …")
-    if file is not None:
-        text = decode(file.getvalue())
-    if text.strip():
-        log = make_log(text)
+    if file is not None or text.strip():
+        log = log_of(file.getvalue()) if file is not None else make_log(text)
         if log.left_out:
             st.caption(f"The log is long: {log.left_out:,} bytes of its middle were not read.")
         show_report(diagnose(log))

@@ -14,7 +14,7 @@ from gearshift.engine import servers
 from gearshift.engine.checks import Check, Status, run_checks
 from gearshift.engine.export import as_shell, docker_command, systemd_unit
 from gearshift.engine.launch import config_yaml
-from gearshift.engine.profiles import PROFILES
+from gearshift.engine.profiles import in_words, profiles
 from gearshift.engine.records import LIVING, Failure, Record, State
 from gearshift.engine.redact import secrets
 from gearshift.engine.start import Start, Wish, prepare
@@ -162,7 +162,8 @@ def _form() -> None:
         settings.vllm_tensor_parallel_size,
         help="How many GPUs share each layer; it divides the GPUs and the model's heads.",
     )
-    profile = three.selectbox("Profile", ["(vLLM's defaults)", *PROFILES])
+    known = profiles(settings.home_dir)
+    profile = three.selectbox("Profile", ["(vLLM's defaults)", *known])
     context = four.number_input(
         "Longest context", 1, value=None, placeholder="the model's", help="In tokens."
     )
@@ -175,7 +176,7 @@ def _form() -> None:
                 int(count),
                 int(size),
                 port=int(port or free),
-                profile=profile if profile in PROFILES else None,
+                profile=profile if profile in known else None,
                 choices={"max_model_len": int(context) if context else None},
             )
             start = _preview(wish, settings)
@@ -226,7 +227,7 @@ def _preview(wish: Wish, settings: Settings) -> Start | None:
     _show_commands(start.record, settings)
     if start.profile:
         for key, reason in start.profile.reasons.items():
-            st.caption(plain(f"{key.replace('_', ' ')} {start.profile.values[key]:g}: {reason}"))
+            st.caption(plain(f"{in_words({key: start.profile.values[key]})}: {reason}"))
     refused = any(check.status is Status.REFUSED for check in checks)
     return None if refused else start
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gearshift import __version__
-from gearshift.cli import bench, chat, cutover, doctor, engine, gpus, migrate, plan, servers
+from gearshift.cli import bench, chat, cutover, doctor, engine, gpus, migrate, plan, servers, tune
 from gearshift.cli._report import out, print_json
 from gearshift.errors import GearshiftError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for part in (chat.app, servers.app, gpus.app, plan.app, doctor.app, bench.app):
+for part in (chat.app, servers.app, gpus.app, plan.app, doctor.app, bench.app, tune.app):
     app.registered_commands += part.registered_commands
 app.add_typer(engine.app, name="engine")
 steps = typer.Typer(help="Move from Ollama to vLLM, with proof.", no_args_is_help=True)

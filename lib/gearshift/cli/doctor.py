@@ -35,15 +35,15 @@ def doctor(
     as_json: JSON = False,
 ) -> None:
     """Check this machine; or say what a log's errors mean and how to mend them."""
-    from gearshift.doctor import diagnose, make_log, read_log
-    from gearshift.doctor.log import decode
+    from gearshift.doctor import diagnose, read_log
+    from gearshift.doctor.log import log_of
     from gearshift.doctor.starts import explain
 
     if log is not None and server is not None:
         raise typer.BadParameter("give --log or --server, not both")
     with reporting(as_json, settings_too=False):
         if log is not None:
-            text = make_log(decode(sys.stdin.buffer.read())) if str(log) == "-" else read_log(log)
+            text = log_of(sys.stdin.buffer.read()) if str(log) == "-" else read_log(log)
             _report([], diagnose(text), as_json, left_out=text.left_out)
         elif server is not None:
             from gearshift.engine import servers

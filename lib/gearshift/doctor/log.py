@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gearshift.errors import EngineError
 
-_HEAD, _TAIL = 4_000_000, 12_000_000  # bytes of a file that are read
-_MOST = 1_000_000  # characters that are searched, after what repeats is left out
+_HEAD, _TAIL = 2_000_000, 6_000_000  # bytes of a file that are read
+_MOST = 600_000  # characters that are searched, after what repeats is left out
 _LONGEST = 4_000  # characters of a line
 
 _FRAME = re.compile(
@@ -21,6 +21,7 @@ _FRAME = re.compile(
     r"|[\w.-]{1,40} +\| "  # docker compose
     r"|\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:?\d\d)? (?:std(?:out|err) [FP] )?"  # Kubernetes
     r"|E   "  # pytest
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,80} [\w.()@-]{1,80}(?:\[\d+\])?: "  # journald
     r"|\([\w:. -]{1,60}pid=\d+(?:, ip=[\d.]+)?\)"  # vLLM's processes
     r"|(?:INFO|WARNING|ERROR|DEBUG|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? "
     r"(?:\[[^\]\s]{1,80}\]|[\w.]+:\d+\])"
@@ -29,16 +30,36 @@ _FRAME = re.compile(
 _ASKED = re.compile(
     r"^\W*(?:[a-z_0-9]+=\S* )*"
     r"(?:vllm serve|docker (?:run|compose)|export |python3? -m|ollama (?:run|pull|serve|create)"
-    r"|sudo |uv |pip3? |curl |gearshift )"
+    r"|sudo |uv |pip3? |curl |gearshift |apt(?:-get)? |conda |git |nvidia-ctk |kubectl |helm )"
+)
+_BUILT = re.compile(r"\W*(?:RUN|CMD|ENTRYPOINT|COPY|ARG|LABEL|&&) ")  # in a Dockerfile
+_ERROR = re.compile(r"\bERROR\b")
+_WENT_WRONG = re.compile(
+    r"error|exception|fatal|fail|cannot|could ?n.t|denied|→|[-=]>|[:;,] +['\"`]|\bkilled\b"
+)
+_SETTING = re.compile(  # of the environment, as `env`, compose files, Dockerfiles and units list it
+    r"""\W*(?:(?:export|set|env|environment)\b[ =]"?)?"""
+    r"""(?:(?!\w*(?:err|mess|msg|reason|detail|status|code))[a-z][a-z0-9]*_\w*["']?(?:: ?|=)"""
+    r"""(?:"[^"\s]*"|'[^'\s]*'|[^\s"']*)[\s,"\\]*)+""",
+    re.IGNORECASE,
+)
+_SETTINGS = re.compile(r'env="?map\[.{0,4000}?\]"?(?= |$)')  # as Ollama says when it starts
+_CHANGE = re.compile(  # in a list of changes: what was mended, not what happened
+    r"\W*(?:(?:fix|feat|chore|docs|perf|refactor|test|ci|build)(?:\([\w./ -]+\))?!?: "
+    r"|(?:.{0,300}\(#\d+\)|.{0,300} in (?:#\d+|https://\S+/pull/\d+))$)"
 )
 _LOOKALIKES = str.maketrans({"’": "'", "‘": "'", "−": "-", "–": "-", "“": '"', "”": '"'})
-_COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _LEVEL = re.compile(
     r"(?:(?<![\w=])|(?<=level=))"
     r"(?:(?P<info>debug|info|ignor(?:e|ing) (?:\w+ )?errors?)|warn|warning|\w+warning)"
     r"\b(?! messages?\b)"
 )
-_ORDINARY = re.compile(r'throughput: |"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d')
+_ORDINARY = re.compile(
+    r'throughput: |"object": ?"(?:chat\.|text_)completion|Requires-Dist: |level=TRACE |'
+    r'msg="(?:completion|chat|embedding) request"|Received request \S+: prompt|'  # people's words
+    r'"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d'
+)
 _TROUBLE = re.compile(
     r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b|\b(?:ERROR|FATAL|CRITICAL|error|fatal|failed|panic)\b"
 )
@@ -73,12 +94,17 @@ class Log:
     def level(self, number: int) -> Level:
         """What the line calls itself; all that say nothing count as errors.
 
-        A command tells what was asked for, not what happened.
+        A command tells what was asked for, not what happened, unless its error stands beside it.
         """
-        line = self.lines[number - 1][:100].lower()
-        found = _LEVEL.search(line)
+        whole = self.lines[number - 1][:_LONGEST]
+        line = whole.lower()
+        found = _LEVEL.search(line, 0, 100)
+        if _ERROR.search(whole, 0, 100):
+            return Level.ERROR
         if found is None:
-            return Level.INFO if _ASKED.match(line) else Level.ERROR
+            asked = _ASKED.match(line) or _BUILT.match(whole)
+            told = bool(asked) and not _WENT_WRONG.search(line)
+            return Level.INFO if told or _CHANGE.match(line) else Level.ERROR
         return Level.INFO if found["info"] else Level.WARNING
 
     def first_trouble(self) -> int | None:
@@ -122,6 +148,14 @@ def read_log(path: Path) -> Log:
     return make_log(decode(data), max(0, size - len(data)))
 
 
+def log_of(data: bytes) -> Log:
+    """A log from what was handed in; of a very large one the beginning and the end."""
+    size = len(data)
+    if size > _HEAD + _TAIL:
+        data = data[:_HEAD] + b"\n" + data[-_TAIL:]
+    return make_log(decode(data), max(0, size - len(data)))
+
+
 def decode(data: bytes) -> str:
     """Text in the encodings that logs come in: UTF-8, and what PowerShell's `>` writes."""
     for mark, encoding in (
@@ -137,11 +171,12 @@ def decode(data: bytes) -> str:
 def _clean(lines: Iterable[str]) -> Iterable[str]:
     seen: set[str] = set()
     for line in lines:
-        if _ORDINARY.search(line):
+        if _ORDINARY.search(line) or _SETTING.fullmatch(line, 0, _LONGEST):
             yield ""
             continue
-        text = _FRAME.sub("", _COLOUR.sub("", line[:_LONGEST])).rstrip()
-        text = text.replace("\\n", "  ").replace('\\"', ' "').translate(_LOOKALIKES)
+        text = _FRAME.sub("", COLOUR.sub("", line[:_LONGEST])).rstrip()
+        text = _SETTINGS.sub("", text).replace("\\n", "  ").replace('\\"', ' "')
+        text = text.translate(_LOOKALIKES)
         essence = re.sub(r"\d+", "0", text)
         if essence in seen and len(essence) > 3:
             yield ""

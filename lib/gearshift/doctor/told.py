@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gearshift.engine.geometry import Geometry, read_geometry
 from gearshift.engine.models import known_shapes
@@ -17,7 +18,8 @@ from gearshift.errors import EngineError
 _ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
 _COMMAND = re.compile(r"(?:vllm serve|vllm\.entrypoints\.\S+)[^\n`]*")
 _MODEL = re.compile(r"\bmodel(?:_tag)?=['\"]([^'\"\s]+)['\"]")
-_OURS = ("host", "port", "served_model_name", "model", "model_tag")
+_RANKS = re.compile(r"\btensor_parallel_size=(\d+)|[\s(]-?-?tp(?:[ =]|_size=)?(\d+)\b", re.I)
+_OURS = ("model", "model_tag")
 _SHORT = {"tp": "tensor_parallel_size", "pp": "pipeline_parallel_size", "q": "quantization"}
 
 
@@ -29,6 +31,16 @@ class Told:
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def ranks(self) -> int | None:
+        """How many share each layer, if that is told."""
+        return self.number("tensor_parallel_size")
+
+    def number(self, option: str) -> int | None:
+        """The value of an option that is a small number, if it is told."""
+        value = self.options.get(option, "")
+        return int(value) if re.fullmatch(r"[0-9]{1,5}", value) else None
+
+    @property
     def shape(self) -> Geometry | None:
         """The model's shape, if it is one that we know."""
         if self.model is None:
@@ -36,11 +48,21 @@ class Told:
         try:
             config = json.loads((Path(self.model) / "config.json").read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
-            config = known_shapes().get(self.model.lower())
+            config = _known(self.model.lower())
         try:
             return read_geometry(config) if isinstance(config, dict) else None
         except EngineError:
             return None
+
+
+def _known(model: str) -> dict[str, Any] | None:
+    """The shape of a model that we know, or of the one that it was quantized from."""
+    known = known_shapes()
+    if model in known:
+        return known[model]
+    original = known.get(re.sub(r"-(?:awq|gptq(?:-int[48])?|int4|w4a16|4bit)$", "", model))
+    group = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    return {**original, "quantization_config": group} if original else None
 
 
 def read_told(text: str) -> Told:
@@ -57,6 +79,8 @@ def read_told(text: str) -> Told:
     names = _MODEL.findall(text)
     model = found.get("model_tag") or found.get("model") or (names[-1] if names else None)
     options = {key: value for key, value in found.items() if key not in _OURS}
+    if "tensor_parallel_size" not in options and (ranks := _RANKS.findall(text)):
+        options["tensor_parallel_size"] = "".join(ranks[-1])
     return Told(model, options)
 
 

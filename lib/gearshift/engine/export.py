@@ -82,6 +82,11 @@ def serve_command(launch: Launch) -> list[str]:
         "runner": launch.runner,
     }
     found += [f"--{name}={value}" for name, value in options.items() if value is not None]
+    switches = {
+        "enable-chunked-prefill": launch.chunked_prefill,
+        "enable-prefix-caching": launch.prefix_caching,
+    }
+    found += [f"--{'' if on else 'no-'}{name}" for name, on in switches.items() if on is not None]
     own = {launch.model, Path(launch.model).name, *counterparts(launch.model)[0]}
     found += [f"--served-name={name}" for name in launch.served_names if name not in own]
     return found + (["--enforce-eager"] if launch.enforce_eager and not launch.cpu else [])

@@ -70,9 +70,12 @@ class Launch(BaseModel):
         gpus: Indexes, UUIDs or MIG ids; empty for the first ones.
         memory_utilization: The share of each GPU's memory that vLLM may take.
         max_model_len: Tokens of prompt and answer together.
+        chunked_prefill: Long prompts are read in pieces, between the tokens of others.
+        prefix_caching: What prompts begin with alike is computed once.
         loras: Adapters, each a name and a folder.
         generation_config: What it samples with where a request says nothing, by the names of a
             `generation_config.json`; the rest is the model's own.
+        quiet: Its log leaves out those who ask for its health and metrics, every few seconds.
         cpu: It runs on the processor: there is no GPU.
         cpu_kv_gib: GiB of KV cache for each rank on a processor.
     """
@@ -101,6 +104,9 @@ class Launch(BaseModel):
     reasoning_parser: Slug | None = None
     runner: Literal["generate", "pooling"] | None = None
     enforce_eager: bool = False
+    quiet: bool = False
+    chunked_prefill: bool | None = None
+    prefix_caching: bool | None = None
     cpu: bool = False
     cpu_kv_gib: int = Field(1, ge=1, le=1024)
 
@@ -160,9 +166,16 @@ def _options(launch: Launch) -> dict[str, Any]:
         "reasoning-parser": launch.reasoning_parser,
         "runner": launch.runner,
         "enforce-eager": launch.enforce_eager or None,
+        "disable-access-log-for-endpoints": "/health,/metrics" if launch.quiet else None,
+        **_switch("enable-chunked-prefill", launch.chunked_prefill),
+        **_switch("enable-prefix-caching", launch.prefix_caching),
         "enable-lora": True if launch.loras else None,
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _switch(name: str, value: bool | None) -> dict[str, bool]:
+    return {} if value is None else {name if value else f"no-{name}": True}
 
 
 def arguments(launch: Launch) -> list[str]:

@@ -58,13 +58,14 @@ def prepare(wish: Wish, settings: Settings) -> Start:
     Raises:
         EngineError: the wish contradicts itself, or names no model.
     """
-    count, size = _ranks(wish, settings)
+    chosen = profile(wish.profile, settings.home_dir) if wish.profile else None
+    tuned = dict(chosen.values) if chosen else {}
+    count, size = _ranks(wish, settings, tuned.pop("tensor_parallel", None))
     model = find_model(wish.model, settings)
     gpus = gpu.look()
     cpu = not wish.gpus and not wish.docker and not gpus.gpus
-    chosen = profile(wish.profile) if wish.profile else None
     choices = {key: value for key, value in wish.choices.items() if value is not None}
-    values: dict[str, Any] = (chosen.values if chosen else {}) | choices
+    values: dict[str, Any] = tuned | choices
     known = parsers(model.names[0])
     values.setdefault("reasoning_parser", known.reasoning)
     if wish.tools:
@@ -85,6 +86,7 @@ def prepare(wish: Wish, settings: Settings) -> Start:
         port=wish.port or port_of(settings.vllm_base_url),
         gpus=wish.gpus or (visible_gpus()[:count] if gpus.gpus else ()),
         tensor_parallel=size,
+        quiet=wish.docker or engine.can_be_quiet(settings),
         cpu=cpu,
         **values,
     )
@@ -142,9 +144,15 @@ def _cpu_kv_gib(model: Model, ranks: int, max_model_len: int | None) -> int:
     return min(8, max(1, -(-size // (1 << 30))))
 
 
-def _ranks(wish: Wish, settings: Settings) -> tuple[int, int]:
-    """How many GPUs, and how many of them share each layer."""
+def _ranks(wish: Wish, settings: Settings, tuned: Any) -> tuple[int, int]:
+    """How many GPUs, and how many of them share each layer.
+
+    `tuned` is what a profile says of the latter, where nobody asked for another number.
+    """
     stages = wish.choices.get("pipeline_parallel") or 1
+    asked = wish.tensor_parallel
+    if asked is None and tuned is not None and wish.gpu_count is None and not wish.gpus:
+        asked = int(tuned)
     if wish.gpus:
         count = len(wish.gpus)
         if wish.gpu_count not in (None, count):
@@ -152,10 +160,10 @@ def _ranks(wish: Wish, settings: Settings) -> tuple[int, int]:
                 "launch", f"{wish.gpu_count} GPUs are asked for and {count} named", "say one"
             )
     else:
-        count = wish.gpu_count or max(settings.vllm_gpu_count, stages * (wish.tensor_parallel or 1))
+        count = wish.gpu_count or max(settings.vllm_gpu_count, stages * (asked or 1))
     asked_here = wish.gpus or wish.gpu_count is not None
     default = count // stages if asked_here else settings.vllm_tensor_parallel_size
-    size = wish.tensor_parallel or max(1, default)
+    size = asked or max(1, default)
     if count % size:
         raise EngineError(
             "launch",

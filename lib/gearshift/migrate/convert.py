@@ -93,7 +93,11 @@ def convert(
     identity = {
         "file": str(source.resolve()), "bytes": source.stat().st_size, "template": template,
     }  # fmt: skip
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        message = f"{target.parent} cannot be made: {problem.strerror}"
+        raise EngineError("disk", message, "name another folder: --output") from None
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -195,6 +199,7 @@ def _run(
     try:
         with subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,  # it ends when this does, however that is
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

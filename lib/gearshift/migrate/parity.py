@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gearshift.bench import Series, Wish, find_target, measure
+from gearshift.bench.series import QUESTIONS, run_record
 from gearshift.migrate.inventory import Item
-from gearshift.migrate.pairs import Pair, compare
+from gearshift.migrate.pairs import Pair, Sides, compare
 from gearshift.migrate.plan import to_serve
 from gearshift.migrate.questions import make_questions, read_questions
 from gearshift.migrate.serving import ensure_served
@@ -33,6 +35,7 @@ class Exam:
         retrieval: Whether passages are looked for at all.
         max_tokens: The longest answer.
         vllm_model: What vLLM calls the model, if not as Ollama does.
+        people: Speed is measured with one person and with so many; 0 for not at all.
     """
 
     file: Path | None = None
@@ -41,6 +44,7 @@ class Exam:
     retrieval: bool = True
     max_tokens: int = 128
     vllm_model: str | None = None
+    people: int = 4
 
 
 def check_parity(
@@ -68,18 +72,38 @@ def check_parity(
     wanted = to_serve(item, settings)
     ensure_served(name, wanted, settings, lambda record: on_stage(f"vLLM: {record.stage}"))
     on_stage("asking both")
-    stop = [value for key, value in item.modelfile.parameters if key == "stop" and value]
-    pairs = run(
-        compare(
-            questions,
-            (OllamaService(settings), item.name),
-            (VLLMService(settings), name),
-            library.embedder(MiniLM.name),
-            exam.max_tokens,
-            stop,
-            on_pair,
-        )
+    sides = Sides(
+        OllamaService(settings),
+        item.name,
+        VLLMService(settings),
+        name,
+        tuple(value for key, value in item.modelfile.parameters if key == "stop" and value),
+        bool(item.modelfile.messages),
     )
-    report = as_json(item.name, pairs, [])
+    embedder = library.embedder(MiniLM.name)
+    pairs = run(compare(questions, sides, embedder, exam.max_tokens, on_pair))
+    speed: list[dict[str, Any]] = []
+    if exam.people:
+        on_stage("measuring speed")
+        speed = _speed(item.name, name, exam, settings)
+    report = as_json(item.name, pairs, speed)
     keep(report, report_file(item.name, settings))
     return report
+
+
+def _speed(
+    ollama_name: str, vllm_name: str, exam: Exam, settings: Settings
+) -> list[dict[str, Any]]:
+    """Both with one person and with several, as the benchmark measures it."""
+    targets = [
+        find_target(OllamaService(settings), ollama_name),
+        find_target(VLLMService(settings), vllm_name),
+    ]
+    wish = Wish(
+        users=tuple(sorted({1, exam.people})),
+        requests=2 * exam.people,
+        output_tokens=exam.max_tokens,
+        prompts=str(exam.file) if exam.file else QUESTIONS,
+        warmup=1,
+    )
+    return [run_record(found) for found in measure(Series(wish, targets)).measured]

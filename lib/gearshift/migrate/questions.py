@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gearshift.bench.prompts import Messages, from_file
 from gearshift.data import DATA
-from gearshift.errors import EngineError
 from gearshift.rag.chat import PASSAGES, Documents
 from gearshift.rag.prompt import PLAIN, build
 from gearshift.schemas import Message, Source
@@ -25,51 +24,23 @@ class Question:
     sources: tuple[Source, ...] = ()
 
 
-def read_questions(path: Path | None, most: int) -> list[str | list[Message]]:
+def read_questions(path: Path | None, most: int) -> list[str | Messages]:
     """The questions of a file, by default the sample ones; at most so many.
 
     Args:
-        path: A question a line; or JSON a line: a text, {"question": …} or {"messages": […]}.
+        path: As `bench.prompts.from_file` reads it.
 
     Raises:
-        EngineError: it cannot be read, or holds none (kind `questions`).
+        GearshiftError: it cannot be read, or holds none.
     """
-    file = path or DATA / "questions.jsonl"
-    try:
-        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as problem:
-        raise EngineError(
-            "questions", f"{file} cannot be read: {problem}", "name another"
-        ) from None
-    found = [_question(line, number, file) for number, line in enumerate(lines[:most], 1)]
-    if not found:
-        raise EngineError("questions", f"{file} holds no question", "write one on each line")
-    return found
+    chats = [session[0] for session in from_file(path or DATA / "questions.jsonl")[:most]]
+    return [
+        chat[0].content if [message.role for message in chat] == ["user"] else chat
+        for chat in chats
+    ]
 
 
-def _question(line: str, number: int, file: Path) -> str | list[Message]:
-    if line.lstrip()[0] not in '{["':
-        return line.strip()
-    try:
-        row = json.loads(line)
-        if isinstance(row, dict):
-            row = row.get("messages") or row.get("question") or row.get("prompt")
-        if isinstance(row, str) and row.strip():
-            return row
-        if isinstance(row, list) and row:
-            return [Message(str(m["role"]), str(m["content"])) for m in row]
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise EngineError(
-        "questions",
-        f"line {number} of {file} is no question",
-        'write a text, {"question": "…"} or {"messages": [{"role": "user", "content": "…"}]}',
-    )
-
-
-def make_questions(
-    asked: Iterable[str | list[Message]], documents: Documents | None
-) -> list[Question]:
+def make_questions(asked: Iterable[str | Messages], documents: Documents | None) -> list[Question]:
     """The prompts of the questions, as the chat makes them.
 
     Args:
@@ -77,8 +48,8 @@ def make_questions(
     """
     found = []
     for each in asked:
-        if isinstance(each, list):
-            found.append(Question(each[-1].content, tuple(each)))
+        if not isinstance(each, str):
+            found.append(Question(each[-1].content, each))
         elif documents is None:
             found.append(Question(each, (Message("system", PLAIN), Message("user", each))))
         else:

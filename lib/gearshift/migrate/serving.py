@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,9 @@ def serving(
         "chat_template": str(template) if template is not None else None,
         "generation_config": defaults,
     }
-    names = () if item.from_file else (item.name,)
+    names: tuple[str, ...] = ()
+    if not item.from_file:  # Ollama answers to both
+        names = tuple(dict.fromkeys([item.name, item.name.removesuffix(":latest")]))
     return Serving(source, names, {k: v for k, v in choices.items() if v is not None})
 
 
@@ -98,7 +101,7 @@ def ensure_served(
         EngineError: another model is served there, or it cannot be started (its own kinds).
         ProviderError: something is there that does not answer.
     """
-    command = " ".join(wanted.command(settings))
+    command = shlex.join(wanted.command(settings))
     try:
         there = run(VLLMService(settings).list_models())
     except Unreachable:

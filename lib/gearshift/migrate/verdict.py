@@ -63,6 +63,9 @@ def _about_prompts(pairs: Sequence[Pair], prompts: Counter[bool | None]) -> str:
     words = f"{prompts[True]} of {len(pairs)} prompts are the same in both"
     if exact:
         words += f", {exact} of them compared token by token"
+    counted = sum(p.same_prompt is None and p.prompts[1].count is not None for p in pairs)
+    if counted:
+        words += f"; {counted} have as many tokens in both, which is all that Ollama tells of them"
     if prompts[False]:
         first = next(pair for pair in pairs if pair.same_prompt is False)
         words += f"; the first that is not: {first.difference}"
@@ -86,20 +89,40 @@ def _about_answers(pairs: Sequence[Pair], answers: Counter[Alike]) -> str:
 
 
 def as_json(model: str, pairs: Sequence[Pair], speed: list[dict[str, Any]]) -> dict[str, Any]:
-    """The report of a comparison."""
+    """The report of a comparison; `speed` are runs of a benchmark."""
     found = judge(pairs)
     answers = Counter(pair.alike for pair in pairs)
     return {
         "model": model,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": found.verdict,
-        "reasons": list(found.reasons),
+        "reasons": [*found.reasons, *_about_speed(speed)],
         "prompts_same": sum(pair.same_prompt is True for pair in pairs),
         "prompts_different": sum(pair.same_prompt is False for pair in pairs),
         "answers": {alike: answers[alike] for alike in Alike},
         "speed": speed,
         "pairs": [_pair_row(pair) for pair in pairs],
     }
+
+
+def _about_speed(runs: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each number of people."""
+    sentences = []
+    for people in dict.fromkeys(run["concurrency"] for run in runs):
+        told = [f"{run['provider']} {_rate(run)}" for run in runs if run["concurrency"] == people]
+        who = "one person" if people == 1 else f"{people} people at once"
+        sentences.append(f"with {who}: {', '.join(told)}")
+    return sentences
+
+
+def _rate(run: dict[str, Any]) -> str:
+    if run["invalid"]:
+        return f"could not be measured ({run['invalid']})"
+    if not run["output_tokens_per_s"]:
+        return f"gave no answer ({run['failed']} of {run['requests']} failed)"
+    first = run["ttft_s"]["p50"]
+    wait = "" if first is None else f", {first:.2f} s to the first one"
+    return f"{run['output_tokens_per_s']:.0f} tokens a second{wait}"
 
 
 def _pair_row(pair: Pair) -> dict[str, Any]:

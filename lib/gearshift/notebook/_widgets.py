@@ -11,11 +11,12 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from gearshift import gpu
+from gearshift.engine import host
 from gearshift.engine.cards import known_cards
 from gearshift.engine.export import serve_command
 from gearshift.engine.forecast import Question, forecast
 from gearshift.engine.models import known_models
-from gearshift.engine.monitor import Machine, look_at_machine
+from gearshift.engine.monitor import Machine, machine_of
 from gearshift.errors import EngineError
 from gearshift.notebook._show import memory_html
 from gearshift.settings import load_settings
@@ -67,14 +68,14 @@ def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: in
 async def watch(seconds: float = 10.0, every: float = 0.5) -> None:
     """A live strip of the GPUs, or of processor and memory where there is none, for a while."""
     strip = widgets.HTML()
-    look_at_machine()  # the processor's load is that since the last look
-    await asyncio.sleep(min(every, seconds))
-    now = look_at_machine()
-    strip.value = _strip(now)
-    _show(strip, strip.value, _strip_text(now))
-    for _ in range(int(seconds / every) - 1):
-        await asyncio.sleep(every)
-        strip.value = _strip(look_at_machine())
+    before = host.look()  # the processor's load is that since the last look
+    for number in range(max(1, int(seconds / every))):
+        await asyncio.sleep(min(every, seconds))
+        now = host.look()
+        machine, before = machine_of(gpu.look(), before, now), now
+        strip.value = _strip(machine)
+        if number == 0:
+            _show(strip, strip.value, _strip_text(machine))
 
 
 _GIB = 1 << 30
@@ -85,10 +86,16 @@ def _gauges(now: Machine) -> list[tuple[str, float | None, str]]:
     if not now.gpus.gpus:
         used, total = now.memory_used_bytes, now.memory_total_bytes
         return [
-            ("processor", now.processor_percent / 100, f"{now.processor_percent:.0f} %"),
+            _share("processor", now.processor_percent),
             ("memory", used / total, f"{used / _GIB:.1f} of {total / _GIB:.1f} GiB"),
         ]
     return [gauge for card in now.gpus.gpus for gauge in _of_card(card)]
+
+
+def _share(name: str, percent: float | None) -> tuple[str, float | None, str]:
+    if percent is None:
+        return name, None, "?"
+    return name, percent / 100, f"{percent:.0f} %"
 
 
 def _of_card(card: gpu.GPU) -> list[tuple[str, float | None, str]]:
@@ -97,11 +104,7 @@ def _of_card(card: gpu.GPU) -> list[tuple[str, float | None, str]]:
     known = used is not None and total
     held = f"{(used or 0) / _GIB:.1f} of {(total or 0) / _GIB:.1f} GiB" if known else "unknown"
     return [
-        (
-            f"{name} load",
-            None if load is None else load / 100,
-            "?" if load is None else f"{load} %",
-        ),
+        _share(f"{name} load", load),
         (f"{name} memory", (used or 0) / total if known and total else None, held),
     ]
 

@@ -62,6 +62,11 @@ class EngineCore(Role):
             self.log("core.py:1510", "EngineCore failed to start.", "ERROR")
             self.log("core.py:1510", _failures.KV_TOO_SMALL, "ERROR")
             raise _Failed
+        sequences, batched = batch_of(self.option)
+        if self.plays.room is not None and sequences * batched > self.plays.room:
+            self.log("core.py:1510", "EngineCore failed to start.", "ERROR")
+            self.log("core.py:1510", _failures.sampler_out_of_memory(sequences), "ERROR")
+            raise _Failed
         length = max_model_len(self.option("max-model-len", ""))
         concurrency = BLOCKS / ceil(length / BLOCK_SIZE)
         size = int(concurrency * length)
@@ -184,6 +189,11 @@ class Worker(Role):
 
 class _Failed(Exception):
     pass
+
+
+def batch_of(option) -> tuple[int, int]:
+    """Sequences and tokens of a step, by the defaults of the CPU build."""
+    return int(option("max-num-seqs", "128")), int(option("max-num-batched-tokens", "2048"))
 
 
 def max_model_len(text: str) -> int:

@@ -52,6 +52,16 @@ KV_TOO_SMALL = _traceback(
 )
 
 
+def sampler_out_of_memory(sequences: int) -> str:
+    return _traceback(
+        f"RuntimeError: CUDA out of memory occurred when warming up sampler with {sequences} dummy "
+        "requests. Please try lowering `max_num_seqs` or `gpu_memory_utilization` when "
+        "initializing the engine.",
+        _ENGINE,
+        ("vllm/v1/worker/gpu_model_runner.py", "_dummy_sampler_run", "raise RuntimeError("),
+    )
+
+
 def worker_died(status: int) -> str:
     return (
         f"Worker proc VllmWorker-0 died unexpectedly (exit code: {status}), shutting down executor."

@@ -10,7 +10,7 @@ import socketserver
 import threading
 import time
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -29,9 +29,10 @@ class State:
         listed: What `/v1/models` says it is called.
         key: The API key, or an empty text.
         pooling: It answers with vectors in place of text.
+        batch: Sequences and tokens of a step, for `batching`.
     """
 
-    def __init__(self, names, listed, root, key, max_model_len, pooling, plays) -> None:
+    def __init__(self, names, listed, root, key, max_model_len, pooling, batch, plays) -> None:
         self.names: list[str] = names
         self.listed: list[str] = listed
         self.root: str = root
@@ -45,6 +46,9 @@ class State:
         self.running = 0
         self.tokens = 0
         self.lock = threading.Lock()
+        self.sequences, self.batched = batch
+        self.turns: list[object] = []
+        self.turn_ends = threading.Condition()
 
     def end(self, engine_dead: bool) -> None:
         self.engine_dead, self.stopping = engine_dead, not engine_dead
@@ -217,8 +221,9 @@ class Handler(BaseHTTPRequestHandler):
     def _whole(self, body, head, say) -> None:
         prompt, wanted = _count(body), _wanted(body)
         written = 0
-        while written < wanted and self._wait():
-            written += 1
+        with self._batched():
+            while written < wanted and self._wait():
+                written += 1
         if self.state.engine_dead:
             self._refuse(500, ENGINE_DEAD, "InternalServerError")
             return
@@ -240,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
             choice = {"index": 0, **choice, "logprobs": None, "finish_reason": reason}
             self._event({**head, "choices": [choice]})
 
-        with suppress(OSError):  # the client went away
+        with suppress(OSError), self._batched():  # the client went away
             if first is not None:
                 chunk({"delta": first})
             for number in range(1, wanted + 1):
@@ -257,13 +262,40 @@ class Handler(BaseHTTPRequestHandler):
             self._event("[DONE]")
             self.wfile.write(b"0\r\n\r\n")
 
+    @contextmanager
+    def _batched(self):
+        """Waits for its turn, and for its prompt to be read."""
+        state, ticket = self.state, object()
+        if state.plays.batching is None:
+            yield
+            return
+        with state.turn_ends:
+            state.turns.append(ticket)
+            while state.turns.index(ticket) >= state.sequences and not state.ending.is_set():
+                state.turn_ends.wait(0.1)
+            running = min(len(state.turns), state.sequences)
+        try:
+            self._pass(state.plays.batching * running * 2048 / state.batched)
+            yield
+        finally:
+            with state.turn_ends:
+                state.turns.remove(ticket)
+                state.turn_ends.notify_all()
+
     def _wait(self) -> bool:
         """Waits for one token; false when there will be none any more.
 
         Raises:
             ConnectionError: the client went away.
         """
-        deadline = time.monotonic() + self.state.plays.slow_tokens
+        if not self._pass(self.state.plays.slow_tokens):
+            return False
+        with self.state.lock:
+            self.state.tokens += 1
+        return not self.state.ending.is_set()
+
+    def _pass(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self.state.ending.wait(min(left, 0.05)):
                 return False
@@ -271,9 +303,7 @@ class Handler(BaseHTTPRequestHandler):
             if readable and not self.connection.recv(1, socket.MSG_PEEK):
                 self.close_connection = True
                 raise ConnectionError
-        with self.state.lock:
-            self.state.tokens += 1
-        return not self.state.ending.is_set()
+        return True
 
     # ---- how it is written
 

@@ -25,6 +25,7 @@ from gearshift.doctor.checks.environment import (
 )
 from gearshift.doctor.checks.gpus import check_driver, check_gpu_memory, check_gpus
 from gearshift.doctor.checks.index import check_index
+from gearshift.doctor.checks.offload import check_vllm_offload
 from gearshift.doctor.checks.ollama import (
     check_ollama,
     check_ollama_context,
@@ -68,6 +69,7 @@ CHECKS: tuple[Callable[[Machine], Finding], ...] = (
     check_vllm_port,
     check_vllm,
     check_vllm_token,
+    check_vllm_offload,
     check_vllm_speed,
     check_index,
 )

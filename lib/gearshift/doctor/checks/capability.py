@@ -17,8 +17,20 @@ _CUDA_13 = (7, 5)  # the oldest that CUDA 13 makes programs for
 _BFLOAT16 = (8, 0)
 _FP8 = (8, 9)
 _FP4 = (10, 0)
-_QUANTIZATIONS = {"awq": (7, 5), "fp8": (7, 5)}
-"""Methods that vLLM refuses on cards that could run others."""
+_QUANTIZATIONS = {
+    "awq": (7, 5),
+    "awq_marlin": (7, 5),
+    "fp8": (7, 5),
+    "fbgemm_fp8": (8, 0),
+    "experts_int8": (8, 0),
+    "modelopt": (8, 0),
+    "modelopt_fp4": (7, 5),
+    "mxfp4": (8, 0),
+    "mxfp8": (7, 5),
+    "torchao": (7, 5),
+    "fp_quant": (10, 0),
+}
+"""Methods that vLLM refuses on cards that could run others (`get_min_capability`, vLLM 0.32)."""
 
 
 def check_compute_capability(machine: Machine) -> Finding:

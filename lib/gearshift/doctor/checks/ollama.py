@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 
+import psutil
+
 from gearshift.doctor.checks._base import Finding, Machine, failed, passed, unknown, warning
 from gearshift.doctor.checks.system import in_container
+from gearshift.engine.processes import port_owner
 from gearshift.errors import Overloaded, ProviderError, TimedOut, Unreachable
 from gearshift.providers import run
 from gearshift.providers.ollama import OllamaService
 from gearshift.schemas import LoadedModel
+from gearshift.settings import is_loopback, port_of
 
 _ENOUGH = 8192  # tokens: a prompt with its sources, and the answer
+_DEFAULT = "OLLAMA_CONTEXT_LENGTH"
 _START = "ollama serve"
 _INSTALL = "curl -fsSL https://ollama.com/install.sh | sh"
 _LONGER = (
@@ -76,11 +81,28 @@ def check_ollama_context(machine: Machine) -> Finding:
     told = [f"{model.name}: {model.context} tokens" for model in loaded if model.context]
     if told:
         return passed(", ".join(told))
+    configured = _configured(machine)
+    if configured is not None:
+        said = f"Ollama was started with {_DEFAULT}={configured}"
+        if configured < _ENOUGH:
+            return warning(f"{said}: what is longer is cut without a word", _LONGER)
+        return passed(said)
     return unknown(
         "no loaded model tells its context; Ollama's default is 4096 tokens below 24 GiB of GPU "
         f"memory (Gearshift asks for {_ENOUGH} where its prompts need it)",
         _LONGER,
     )
+
+
+def _configured(machine: Machine) -> int | None:
+    """The default context by Ollama's own environment, where we may read it."""
+    url = machine.settings.ollama_base_url
+    owner = port_owner(port_of(url)) if is_loopback(url) else None
+    try:
+        value = psutil.Process(owner.pid).environ().get(_DEFAULT, "") if owner else ""
+    except psutil.Error:
+        return None
+    return int(value) if value.isdigit() and int(value) else None
 
 
 def check_ollama_gpu(machine: Machine) -> Finding:

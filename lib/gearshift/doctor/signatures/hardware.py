@@ -14,12 +14,17 @@ def _half(_: Found) -> Fix:
     )
 
 
+_ASSEMBLER = (
+    "take a vLLM built for CUDA 13, or set TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas to that of "
+    "a newer CUDA toolkit"
+)
+
 SIGNATURES = (
     Signature(
         Cause.BF16,
         (
             r"bf(?:loa)?t?16 is only supported on",
-            r"(?:does not|doesn.t|not) support(?:ed)? bf(?:loat)?16",
+            r"(?:does not|doesn.t) support bf(?:loat)?16",
             r"bf(?:loat)?16… (?:is )?(?:not |un)supported (?:on|by|for)",
             r"setup doesn.t support bf16",
             r"feature .{0,2}\.bf16.{0,2} requires \.?target sm_80",
@@ -34,15 +39,17 @@ SIGNATURES = (
         (
             r"quantization (?:method|scheme) [\w.-]* ?is not supported for the current gpu",
             r"min(?:imum)? capability: \d+",
+            r"marlin does not support",
             r"scaled_mm… (?:is )?only supported (?:on|for)",
+            r"no compiled cutlass_\w+ for… (?:cuda )?device capability:? \d\d\b",
             r"fp8e4nv not supported",
             r"fp8e4(?:nv|m3\w*)… not supported",
-            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|int8|quanti[sz]\w*)… (?:requires?|needs|"
-            r"only supported on|only supports)… (?:compute )?(?:capability|sm_?\d|ada|hopper|"
-            r"blackwell|ampere|turing)",
-            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|bitsandbytes) (?:[\w.-]+ ){0,4}"
-            r"(?:is |are )?(?:not|un)\s?supported (?:on|by|for) (?:this|the|your|current)",
-            r"failed to find a kernel that can implement the \w+ linear layer",
+            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|int8|quantization)[^\n.]{0,60} "
+            r"(?:requires?|needs|only supported on|only supports)[^\n.]{0,60} "
+            r"(?:capability|sm_?\d|ada|hopper|blackwell|ampere|turing)",
+            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|bitsandbytes|compressedtensors)\w* "
+            r"(?:[\w.-]+ ){0,4}(?:is |are )?(?:not|un)\s?supported (?:on|by|for) "
+            r"(?:this|the|your|current|turing|volta|ampere|pascal|sm_?\d|cuda|rocm)",
             r"current platform… does not support… quantization",
         ),
         "This GPU is too old for the way in which the weights are quantized.",
@@ -51,11 +58,20 @@ SIGNATURES = (
         unless=r"gguf model with architecture",
     ),
     Signature(
+        Cause.QUANTIZATION,
+        (r"failed to find a kernel that can implement the \w+ linear layer",),
+        "No kernel for such quantized weights runs on this GPU, or cut into so many shards.",
+        "take the model in 16 bits or in another quantization, a smaller "
+        "--tensor-parallel-size, or a newer GPU; the lines below name each kernel's reason",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
         Cause.FLASH_ATTENTION,
         (
             r"flash ?-?attention… only supports? (?:ampere|hopper|blackwell|devices|gpus?)",
             r"flash ?-?attention… (?:is|are) only (?:supported|available)",
             r"fa ?version \d is not supported",
+            r"backend… not valid for this configuration… compute capability",
             r"\bfa[234] is only supported on",
             r"flash ?-?attention(?:[ -]?\d)? (?:is )?not (?:supported|available) (?:on|for|by)… "
             r"(?:gpu|device|volta|turing|capability)",
@@ -76,26 +92,36 @@ SIGNATURES = (
         Cause.PTXAS,
         (
             r"is not defined for option .{0,3}gpu-name",
-            r"ptxas fatal",
             r"unsupported gpu architecture .{0,3}compute_",
-            r"ptx(?:as)? (?:codegen )?error",
-            r"ptxaserror",
-            r"triton_ptxas_path",
+            r".sm_\d+\w?. is not a recognized processor",
             r"unsupported \.version \d",
         ),
         "The assembler that Triton or nvcc brought does not know a GPU this new.",
-        "take a vLLM built for CUDA 13, or set TRITON_PTXAS_PATH=/usr/local/cuda/bin/ptxas to that "
-        "of a newer CUDA toolkit",
+        _ASSEMBLER,
+    ),
+    Signature(
+        Cause.PTXAS,
+        (r"ptxas fatal", r"ptx(?:as)? (?:codegen )?error", r"ptxaserror"),
+        "The assembler that Triton or nvcc brought could not make the kernel for this GPU.",
+        _ASSEMBLER,
+        tier=Tier.GENERAL,
     ),
     Signature(
         Cause.COMPUTE_CAPABILITY,
         (
             r"no kernel image is available",
+            r"device kernel image is invalid",
+            r"ptx instruction is not supported on your gpu",
+            r"hiperrornobinaryforgpu",
+            r"hip error: invalid device function",
             r"cudaerrornokernelimagefordevice",
             r"cuda capability sm_?\d+ is not compatible",
             r"not compatible with the current pytorch installation",
             r"pytorch no longer supports this gpu",
             r"minimum cuda capability supported by this library",
+            r"minimum and maximum cuda capability supported",
+            r"no compiled cutlass_\w+ for… (?:cuda )?device capability:? 1\d\d\b",
+            r"compute capability (?:below|less than|lower than|under) 7\.0",
             r"no (?:sm_\d+\w?|blackwell|pascal) kernels",
             r"(?:unsupported|insufficient) (?:cuda )?compute capability",
             r"requires? (?:a )?(?:gpu with )?(?:cuda )?compute capability (?:of )?(?:at least )?"
@@ -127,5 +153,6 @@ SIGNATURES = (
         "start with --enforce-eager, or --compilation-config.cudagraph_mode=PIECEWISE, to see "
         "whether graphs are the cause; then a newer vLLM",
         tier=Tier.GENERAL,
+        unless=r"ggml",
     ),
 )

@@ -56,11 +56,20 @@ def _utilization(found: Found) -> Fix:
 
 def _fewer_sequences(found: Found) -> Fix:
     used = found.number("sequences")
-    fewer = 64 if used <= 256 else 256
+    fewer = 256 if used > 256 else 64 if used > 64 else max(1, int(used) // 2)
     return Fix(
         f"start with --max-num-seqs {fewer} (it was {used:.0f}), or lower --gpu-memory-utilization "
         "by 0.05 so that more is left for sampling",
         {"max_num_seqs": str(fewer)},
+    )
+
+
+def _held(found: Found) -> Fix:
+    return Fix(
+        f"process {found.parts['pid']} holds {found.number('held'):g} of "
+        f"{found.number('total'):g} GiB: if it is not this server (in a container numbers "
+        f"differ), end it or wait for it (ps -p {found.parts['pid']}; Ollama: ollama stop MODEL); "
+        "else take a smaller or quantized model or more GPUs"
     )
 
 
@@ -110,7 +119,9 @@ SIGNATURES = (
             r"available kv cache memory: -[\d.]+",
             r"negative .{0,3}available kv cache",
             r"available kv cache memory \(-[\d.]+",
-            r"# (?:gpu|cuda) blocks: 0\b",
+            r"available kv cache memory is negative",
+            r"cannot auto-fit max_model_len",
+            r"\b(?:gpu|cuda) blocks: 0\b",
             r"no (?:gpu )?memory (?:is )?(?:left|available) for (?:the )?kv[ -]?cache",
         ),
         "Weights and working memory take all that vLLM may use; nothing is left for the KV cache.",
@@ -156,6 +167,15 @@ SIGNATURES = (
     Signature(
         Cause.CUDA_OOM,
         (
+            r"out of memory[^\n]{0,300}total capacity of (?P<total>[\d.]+) gib[^\n]{0,200}?"
+            r"process (?P<pid>\d+) has (?P<held>[\d.]+) gib memory in use",
+        ),
+        "The GPU's memory is full, and another process holds a part of it.",
+        _held,
+    ),
+    Signature(
+        Cause.CUDA_OOM,
+        (
             r"(?:cuda|hip|xpu) out of memory occurred when warming up sampler with "
             r"(?P<sequences>\d+) dummy requests",
         ),
@@ -165,7 +185,7 @@ SIGNATURES = (
     Signature(
         Cause.CUDA_OOM,
         (
-            r"(?:cuda|hip|xpu|npu) out of memory",
+            r"(?:cuda|hip|xpu|npu) (?:error: )?out of memory",
             r"outofmemoryerror",
             r"cuda(?: runtime)? error: out of memory",
             r"cuda_error_out_of_memory",
@@ -178,6 +198,6 @@ SIGNATURES = (
         "take a smaller or quantized model or more GPUs if it happens while weights load; else "
         "lower --max-model-len, --max-num-seqs and --max-num-batched-tokens, and "
         "--gpu-memory-utilization if other programs use the GPU, too",
-        unless=r"ggml|llama[ -]runner|llama-server|llama_model_load",
+        unless=r"ggml|llama[ -]runner|llama-server|llama_model_load|node running low on memory",
     ),
 )

@@ -51,9 +51,8 @@ SIGNATURES = (
     Signature(
         Cause.CONTEXT_ABOVE_MODEL,
         (
-            r"is greater than the (?:derived|drived) max_model_len",
+            r"greater than the (?:derived|drived) max_model_len",
             r"user-specified max_model_len",
-            r"vllm_allow_long_max_model_len",
             r"max_model_len… (?:larger|greater|longer|bigger|exceeds)… (?:derived|"
             r"max_position_embeddings|model.s (?:own )?(?:maximum|limit|context))",
         ),
@@ -81,6 +80,8 @@ SIGNATURES = (
         Cause.CONTEXT_EXCEEDED,
         (
             r"maximum context length is",
+            r"model.s context length is only \d+",
+            r"max_tokens must be at least 1, got -\d+",
             r"longer than the maximum model length",
             r"too long to fit into the model",
             r"input prompt \(\d+ tokens\) is too long",
@@ -119,6 +120,7 @@ SIGNATURES = (
         (
             r"tool choice requires --enable-auto-tool-choice",
             r"requires? --?enable-auto-tool-choice",
+            r"enable-auto-tool-choice requires",
             r"--tool-call-parser(?: to be)? (?:is )?(?:set|required|missing)",
             r"enable-auto-tool-choice (?:and|or) --tool-call-parser",
         ),
@@ -181,12 +183,13 @@ SIGNATURES = (
             r"transformers (?:v?5[\w.]*|is too new|>= ?5)… (?:incompatible|not compatible|"
             r"not supported|breaks?|removed|requires? <)",
             r"(?:pin|downgrade|install|requires?) transformers ?(?:<|==|to (?:v?4|<))",
-            r"transformers<5",
+            r"transformers<5(?!\.?\d)",
             r"cannot import name .{0,3}(?!\w*(?:config|processor|model|forcausallm|"
             r"forconditionalgeneration|tokenizer|tokenizerfast)\b)\w+.{0,3} from "
             r".{0,3}transformers",
             r"config.{0,3} object has no attribute .{0,3}rope_(?:theta|scaling)",
             r"tokenizersbackend has no attribute",
+            r"processor\.__init__\(\) got (?:multiple values|an unexpected keyword)",
         ),
         "The installed transformers is newer than this vLLM can work with.",
         "upgrade vLLM, or pin transformers below 5 (such as 4.57) in its environment; gearshift "
@@ -203,8 +206,14 @@ SIGNATURES = (
             r"cannot import name .{0,3}\w*(?:config|processor|model|forcausallm|"
             r"forconditionalgeneration|tokenizer|tokenizerfast).{0,3} from .{0,3}transformers",
             r"configuration_auto\.py…\s+(?:[^\n]*\n){0,3}?[^\n]*keyerror",
+            r"keyerror: [^\n]*\s*(?:[^\n]*\n){0,3}?[^\n]*config(?:uration_auto\.py|_mapping\[)",
+            r"keyerror: ['\"](?:qwen|llama|gemma|mi[nx]?i?stral|mixtral|phi|deepseek|glm|gpt_oss|"
+            r"granite|olmo|smollm|command|cohere|kimi|minimax|exaone|nemotron|internvl|ernie|lfm)"
+            r"\w*['\"]",
+            r"rope_scaling.{0,3} must be a dictionary with two fields",
             r"unrecognized (?:model|configuration class) ",
             r"has no attribute .{0,3}\w+(?:config|forcausallm|forconditionalgeneration)\b",
+            r"no module named .{0,3}transformers\.models\.",
         ),
         "The model is newer than the installed transformers.",
         "upgrade vLLM, which brings a transformers that fits (gearshift engine remove, then "
@@ -214,8 +223,9 @@ SIGNATURES = (
         Cause.REMOTE_CODE,
         (
             r"contains custom code which must be executed",
-            r"trust_remote_code ?= ?true",
-            r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) "
+            r"(?:pass|set|setting|use|using|with|add|needs?|requires?|argument|option)\W{1,3}"
+            r"(?:the )?(?:argument |option )?.{0,2}trust_remote_code ?= ?true",
+            r"(?:pass|set|using|add|needs?|requires?|without) "
             r"(?:the )?(?:argument |option |flag )?.{0,2}--trust-remote-code",
             r"allow custom code to be run",
             r"execut\w+ (?:the )?(?:remote|custom) code",
@@ -229,12 +239,38 @@ SIGNATURES = (
             r"safetensor\w*error",
             r"error while deserializing header",
             r"headertoo(?:large|small)",
+            r"invalid json in header",
+            r"git-lfs\.github\.com/spec",
+            r"without having git-lfs installed",
+            r"no file named [^\n]{0,100}(?:safetensors|pytorch_model)… found in directory",
             r"metadataincompletebuffer",
             r"pytorchstreamreader failed",
             r"cannot find any model weights",
         ),
         "The files of the weights are cut off, missing, or mere pointers to others.",
         "download them again (with git: git lfs pull), and see that the disk was not full",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
+        Cause.QUANTIZATION_OTHER,
+        (
+            r"cannot find the config file for \w+",
+            r"quantization method specified in the model config… does not match",
+        ),
+        "The model's weights are not quantized in the way that was asked for.",
+        "leave --quantization out: vLLM reads it from the model's config.json; for a quantized "
+        "model take a repository that holds one (-AWQ, -GPTQ-Int4, -FP8)",
+    ),
+    Signature(
+        Cause.WEIGHTS_OTHER,
+        (
+            r"assert param(?:_data)?\.(?:shape|size\(\)) == loaded_weight",
+            r"(?:attempted|tried) to load weights? [^\n]{0,80}(?:into|to) a? ?parameter",
+            r"weights were not initialized from checkpoint",
+        ),
+        "The weights do not fit the model's config.json, or this vLLM's code of it.",
+        "upgrade vLLM (gearshift engine remove, then install); weights of bitsandbytes want "
+        "--quantization bitsandbytes; an adapter or a fine-tuned model needs its own config.json",
         tier=Tier.GENERAL,
     ),
 )

@@ -11,6 +11,11 @@ _REFUSED = (
     r"no connection could be made|connect call failed|all connection attempts failed)"
 )
 
+_NO_GPU = (
+    "see that nvidia-smi works (container: docker run --gpus=all; after sleep: sudo rmmod "
+    "nvidia_uvm && sudo modprobe nvidia_uvm), start Ollama again, then look at: ollama ps"
+)
+
 
 def _longer(found: Found) -> Fix:
     prompt = int(found.number("prompt"))
@@ -67,6 +72,7 @@ SIGNATURES = (
             r"model .{0,3}?(?P<name>[\w./-]+(?::[\w.-]+)?).{0,3}? not found,? try pulling it first",
             r"ollama[^\n]{0,200}model .{0,3}?(?P<name>[\w./-]+(?::[\w.-]+)?).{0,3}? "
             r"(?:was )?not found",
+            r"model ['\"](?P<name>[\w./:-]+)['\"] not found",
             r"model .{1,3}?(?P<name>[\w./-]+:[\w.-]+).{0,3}? (?:is |was )?not (?:found|pulled|"
             r"installed|available)",
         ),
@@ -116,11 +122,18 @@ SIGNATURES = (
         informs=True,
     ),
     Signature(
+        Cause.OLLAMA_RAM,
+        (r"model request too large for system",),
+        "The machine has too little free memory for the model.",
+        "take a smaller model or quantization, lower num_ctx, or end other programs",
+        tier=Tier.GENERAL,
+        informs=True,
+    ),
+    Signature(
         Cause.OLLAMA_QUEUE,
         (
             r"maximum pending requests exceeded",
             r"server busy,? please try again",
-            r"ollama_max_queue",
         ),
         "More requests wait than Ollama lets: it answers few at once.",
         "send fewer at once, raise OLLAMA_NUM_PARALLEL (and OLLAMA_MAX_QUEUE, 512), or shift to "
@@ -142,6 +155,7 @@ SIGNATURES = (
             r"(?:input|prompt|context|messages?) (?:is |was |were |has been |gets? |being )?"
             r"(?:silently )?truncated",
             r"silently (?:truncat|cut)",
+            r"truncating input messages",
             r"exceeds? (?:num_ctx|ollama.s context)",
             r"num_ctx… (?:too small|truncat|exceed)",
             r"prompt is longer than the context length currently available",
@@ -159,6 +173,7 @@ SIGNATURES = (
             r"newer version of ollama",
             r"(?:upgrade|update) (?:your )?ollama",
             r"pull model manifest: 412",
+            r"(?:not supported by|incompatible with) your version of ollama",
         ),
         "The model is newer than this Ollama.",
         "upgrade Ollama (on Linux: run its install script again), then pull the model again",
@@ -171,6 +186,8 @@ SIGNATURES = (
             r"invalid file magic",
             r"(?:sha256|checksum) (?:mismatch|verification failed)",
             r"pull[^\n]{0,80}unexpected eof",
+            r"unexpected eof[^\n]{0,80}pull",
+            r"max retries exceeded: unexpected eof",
         ),
         "A download was damaged on its way.",
         "ollama pull MODEL once more (ollama rm MODEL first if it recurs); check disk and proxy",
@@ -179,7 +196,7 @@ SIGNATURES = (
         Cause.OLLAMA_ARCHITECTURE,
         (
             r"unknown model architecture",
-            r"unsupported (?:model )?architecture",
+            r"unsupported (?:model )?architecture:? ?['\"\[]",
             r"error loading model architecture",
         ),
         "This Ollama (its llama.cpp) does not know the model's architecture.",
@@ -193,13 +210,16 @@ SIGNATURES = (
             r"hipmalloc failed",
             r"(?:failed|unable) to allocate (?:cuda|rocm|vulkan|metal|sycl)\d* buffer",
             r"alloc_tensor_range: failed",
-            r"ggml_\w+: (?:failed to allocate|out of memory)",
-            r"failed to allocate (?:compute |buffer for (?:the )?)(?:buffers?|kv cache)",
+            r"ggml_\w+: (?:error: )?(?:failed to allocate|out of memory)",
+            r"failed to allocate (?:compute (?:\w+ )?|buffer for (?:the )?)(?:buffers?|kv cache)",
             r"(?:ggml|llama_)[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*(?:cuda error: out of memory|"
             r"cuda_error_out_of_memory|out of (?:device )?memory)",
             r"cuda error: out of memory[^\n]*\n?[^\n]*(?:ggml|llama_)",
             r"erroroutofdevicememory",
+            r"llama[ -](?:runner|server) process has terminated: (?!signal)[^\n]{0,100}"
+            r"(?:out of memory|alloc_failed)",
             r"insufficient vram",
+            r"memory layout cannot be allocated",
         ),
         "The GPU's memory does not suffice for the model that Ollama loads.",
         "lower num_ctx or num_gpu, take a smaller quantization, unload other models (ollama stop "
@@ -224,7 +244,6 @@ SIGNATURES = (
         Cause.OLLAMA_LOAD_TIMEOUT,
         (
             r"timed out waiting for (?:llama )?(?:runner|server|llama-server)(?: to start)?",
-            r"ollama_load_timeout",
             r"client connection closed before (?:server|llama)[^\n]{0,20} finished loading",
             r"aborting load",
         ),
@@ -238,9 +257,9 @@ SIGNATURES = (
         (
             r"failure during gpu discovery",
             r"failed to finish discovery before timeout",
-            r"bootstrap discovery took",
+            r"bootstrap discovery took\W+duration=(?:\d+m|\d{2,}(?:\.\d+)?s)",
             r"amd driver is too old|amd driver is older",
-            r"amdgpu (?:version file missing|driver[^\n]{0,40}(?:too old|old|upgrade|outdated))",
+            r"amdgpu driver[^\n]{0,40}(?:too old|old|upgrade|outdated)",
             r"rocm[^\n]{0,60}driver[^\n]{0,40}(?:too old|outdated|upgrade|older)",
         ),
         "Ollama's search for AMD GPUs hangs: the driver is too old for its ROCm.",
@@ -253,8 +272,11 @@ SIGNATURES = (
             r"(?:llama[ -])?(?:runner|server) process has terminated",
             r"runner process no longer running",
             r"model runner has unexpectedly stopped",
+            r"an error was encountered while running the model",
+            r"post .?https?://(?:127\.0\.0\.1|localhost):\d+/(?:completion|load|embedding)\W{1,4}"
+            r"(?:eof|read tcp|dial tcp)",
             r"runner (?:has )?(?:crashed|unexpectedly stopped|exited)",
-            r"error starting (?:llama|runner)[^\n]*",
+            r"error starting (?:the external )?(?:llama|runner)[^\n]*",
             r"llama[ -]runner[^\n]{0,60}(?:exit status|exited|crash|terminated)",
         ),
         "Ollama's model process ended by itself.",
@@ -268,22 +290,38 @@ SIGNATURES = (
         (
             r"no compatible gpus? (?:were|was) discovered",
             r"offloaded 0/\d+ layers",
+            r"no (?:[\w/]+ )?gpu detected… cpu-only",
             r"no suitable rocm found",
-            r"\b100% cpu\b",
+            r"no compatible amdgpu devices detected",
+            r"gpu has too little memory to allocate any layers",
+            r"cuda gpu is too old|old cuda driver detected",
+            r"/dev/kfd[^\n]{0,60}permission denied",
+            r"ggml_cuda_init: failed to initialize",
+            r"\b[kmg]b 100% cpu\b",
+            r"ollama ps\b[^\n]{0,40}\s(?:[^\n]*\n){0,2}?[^\n]*100% cpu",
             r"(?:no nvidia devices|no gpus?) detected[^\n]{0,60}(?:ollama|cpu)?",
             r"(?:falling|fall|fell) back to cpu",
             r"cuda driver library (?:failed|init failure|init err)",
             r"(?:nvcuda|nvml|libcuda) (?:init|initialization) fail",
-            r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*",
+            r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*init failure",
             r"ollama[^\n]{0,80}(?:not using|doesn.t use|does not use|ignores?|without) "
             r"(?:the |my |a )?gpu",
+        ),
+        "Ollama works on the processor: it finds no GPU that it can use.",
+        _NO_GPU,
+        tier=Tier.GENERAL,
+        unless=r"vllm",
+        informs=True,
+    ),
+    Signature(
+        Cause.OLLAMA_GPU_UNUSED,
+        (
             r"entering low vram mode[^\n]*total vram.{0,3}\"?0 b",
             r"library=cpu\b[^\n]*(?:total|available)=",
         ),
         "Ollama works on the processor: it finds no GPU that it can use.",
-        "see that nvidia-smi works (container: docker run --gpus=all; after sleep: sudo rmmod "
-        "nvidia_uvm && sudo modprobe nvidia_uvm), start Ollama again, then look at: ollama ps",
-        tier=Tier.GENERAL,
+        _NO_GPU,
+        tier=Tier.NOTICE,
         unless=r"vllm",
         informs=True,
     ),

@@ -6,12 +6,13 @@ from gearshift.doctor._signature import Fix, Found, Signature, Tier
 from gearshift.doctor.causes import Cause
 from gearshift.engine.geometry import legal_tensor_parallel
 
+_CUT = "So many GPUs would cut the quantized weights in the middle of a group."
 _SPARE = "; further GPUs can be used with --pipeline-parallel-size"
 
 
 def _legal(found: Found) -> Fix:
     """The sizes that the model allows, from its shape if it is known, else from the message."""
-    asked = int(found.number("size")) if found.parts.get("size") else None
+    asked = found.told.ranks or (int(found.number("size")) if found.parts.get("size") else None)
     shape = found.told.shape
     heads = found.parts.get("heads")
     if shape is not None:
@@ -20,19 +21,48 @@ def _legal(found: Found) -> Fix:
     elif heads:
         count = int(found.number("heads"))
         sizes = [size for size in range(1, 9) if count % size == 0]
-        what = "a vocabulary of" if "vocab" in (found.parts.get("what") or "") else "heads:"
-        why = f"it has {count} heads" if what == "heads:" else f"it has {what} {count}"
+        if "vocab" in (found.parts.get("what") or ""):
+            why = f"it has a vocabulary of {count}"
+        else:
+            why = f"it has {count} heads (its KV heads, num_key_value_heads, may allow fewer sizes)"
     else:
         return Fix(
             "take a --tensor-parallel-size that divides the model's attention heads and its KV "
             f"heads (num_key_value_heads in its config.json); 1 always can{_SPARE}"
         )
+    return _one_of(sizes, asked, why)
+
+
+def _one_of(sizes: list[int], asked: int | None, why: str) -> Fix:
+    """The sizes for the GPUs that there are, and those that more GPUs would allow."""
     smaller = [size for size in sizes if asked is None or size < asked] or [1]
-    named = " or ".join(filter(None, (", ".join(map(str, sizes[:-1])), str(sizes[-1]))))
+    larger = [size for size in sizes if asked is not None and size > asked]
+    more = f" (with more GPUs {_named(larger)})" if larger else ""
+    best = max(size for size in smaller if size in (1, 2, 4, 8))  # as GPUs are bought
     return Fix(
-        f"--tensor-parallel-size {named}: {why}{_SPARE}",
-        {"tensor_parallel_size": str(smaller[-1])},
+        f"--tensor-parallel-size {_named(smaller)}{more}: {why}{_SPARE}",
+        {"tensor_parallel_size": str(best)},
     )
+
+
+def _named(sizes: list[int]) -> str:
+    return " or ".join(filter(None, (", ".join(map(str, sizes[:-1])), str(sizes[-1]))))
+
+
+def _whole_groups(found: Found) -> Fix:
+    """The sizes that leave the groups of the weights whole."""
+    asked, shape = found.told.ranks, found.told.shape
+    others = "or the same model in FP8 or 16 bits"
+    if asked is None or (shape is None and not found.parts.get("part")):
+        return Fix(f"take a smaller --tensor-parallel-size (1 always can), {others}{_SPARE}")
+    sizes = legal_tensor_parallel(shape, asked - 1) if shape else [*range(1, asked)]
+    why = "these leave the groups of the quantized weights whole"
+    if found.parts.get("part"):
+        whole, group = int(found.number("part")) * asked, int(found.number("group"))
+        sizes = [n for n in sizes if whole % n == 0 and whole // n % group == 0]
+        why = f"parts of {whole} are then multiples of {group}"
+    fix = _one_of(sizes or [1], asked, why)
+    return Fix(f"{fix.text}; {others}", fix.options)
 
 
 def _as_many_as_there_are(found: Found) -> Fix:
@@ -80,13 +110,23 @@ SIGNATURES = (
     Signature(
         Cause.QUANTIZED_SHARDS,
         (
-            r"(?:input|output) size is not aligned with the quantized weight shape",
-            r"(?:input|output)_size_per_partition = \d+ is not divisible by",
-            r"not divisible by (?:weight quantization )?(?:block_[nk]|group_size|min_thread_[kn])",
+            r"= ?(?P<part>\d+)(?: for layer \S+)? is not divisible by (?:weight quantization )?"
+            r"(?:block_[nk]|group_size|min_thread_[kn]) ?= ?(?P<group>[1-9]\d*)",
         ),
-        "So many GPUs would cut the quantized weights in the middle of a group.",
-        "take a smaller --tensor-parallel-size (1 always can), or the same model in FP8 or 16 bits"
-        + _SPARE,
+        _CUT,
+        _whole_groups,
+    ),
+    Signature(
+        Cause.QUANTIZED_SHARDS,
+        (
+            r"(?:input|output) size is not aligned with the quantized weight shape",
+            r"(?:input|output)_size_per_partition ?= ?\d+(?: for layer \S+)? is not divisible by",
+            r"not divisible by (?:weight quantization )?(?:block_[nk]|group_size|min_thread_[kn])",
+            r"size_[kn] must (?:be )?divisible by block_size_[kn]",
+            r"not a whole number of quant groups",
+        ),
+        _CUT,
+        _whole_groups,
     ),
     Signature(
         Cause.TP_GPUS,
@@ -113,6 +153,10 @@ SIGNATURES = (
             r"no available node types can fulfill resource request",
             r"dp adjusted local rank \d+ is out of bounds",
             r"current node has no gpu available",
+            r"don.t have enough gpus available in (?:a|the) current node",
+            r"exceeds the number of visible \w+ devices",
+            r"ray does not allocate any gpus on the driver node",
+            r"gpus per node is not divisible by the (?:number of )?tensor.parallel",
             r"cannot provide a placement group",
             r"requires? \d+ gpus?,? but only \d+",
         ),
@@ -141,6 +185,7 @@ SIGNATURES = (
             r"(?:unable|failed) to (?:open|create|allocate|mmap|write to) (?:a )?shared memory",
             r"shared memory… (?:too small|is not enough|limit|exhausted)",
             r"out of shared memory",
+            r"instead of /dev/shm because /dev/shm has only",
             r"(?:increase|raise|set|enlarge)… (?:--)?shm[-_]size",
             r"\bbus error\b",
             r"\bsigbus\b",
@@ -157,7 +202,6 @@ SIGNATURES = (
             r"nvlink sharp",
             r"\bnvls\b…(?:fail|error|multicast|bind|not)",
             r"(?:fail|error|bind)…\bnvls\b",
-            r"nccl_nvls_enable",
             r"transport/nvls\.cc",
             r"cu(?:mem|multicast)\w*…multicast",
         ),
@@ -183,8 +227,11 @@ SIGNATURES = (
             r"nccl(?:system|internal|remote|unhandledcuda)error",
             r"nccl(?: \w+)?: unhandled (?:system|cuda) error",
             r"unhandled (?:system|cuda) error,? \(?(?:run with )?nccl",
-            r"distbackenderror|distnetworkerror",
+            r"dist(?:backend|network|store)error",
+            r"setting up nccl communicator",
+            r"gloo connectfullmesh failed",
             r"nccl warn (?:bootstrap|net|cuda failure|call to|error)",
+            r"nccl warn [^\n]*(?:fail|error|refused|abort|timed? ?out|no route)",
             r"failed to (?:init|initialize|create)… nccl",
             r"nccl… (?:init|communicator)… (?:fail|timed out|timeout|hang|abort)",
             r"ncclcomminitrank… (?:fail|error)",

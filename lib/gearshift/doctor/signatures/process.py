@@ -7,7 +7,7 @@ from gearshift.doctor.causes import Cause
 
 
 def _other_port(found: Found) -> Fix:
-    port = int(found.told.options.get("port") or 0) or None
+    port = found.told.number("port")
     text = "the program that listens there is named by `ss -ltnp` or `lsof -i`: end it, or start "
     return Fix(f"{text}with --port {port + 1}" if port else f"{text}with another --port")
 
@@ -21,6 +21,7 @@ SIGNATURES = (
             r"lib(?:torch\w*|c10\w*|cublas\w*|cudnn\w*|cusparse\w*|nvrtc\w*|nccl)\.so[\w.]*:? "
             r"(?:cannot open shared object|undefined symbol)",
             r"_c(?:_\w+)?(?:\.abi3)?\.so… undefined symbol",
+            r"_opnamespace.{0,5}_\w+.{0,3} object has no attribute",
             r"object has no attribute .{0,3}(?:silu_and_mul|rms_norm|\w+_attention|gptq_marlin\w*|"
             r"init_custom_ar|convert_fp8|reshape_and_cache)",
             r"operator torchvision::nms does not exist",
@@ -31,6 +32,17 @@ SIGNATURES = (
         "torch or CUDA in this environment is not the one that this vLLM was built for.",
         "make a fresh environment and leave its torch alone: gearshift engine remove, then "
         "gearshift engine install (or: uv pip install vllm --torch-backend=auto)",
+    ),
+    Signature(
+        Cause.TORCH_ABI,
+        (
+            r"version .glibc(?:xx)?_[\d.]+. not found",
+            r"compiled using numpy 1\.x cannot be run in numpy",
+            r"numpy\.\w+ size changed, may indicate binary incompatibility",
+        ),
+        "A package was built for other libraries than those of this system or environment.",
+        "make a fresh environment (gearshift engine remove, then gearshift engine install); where "
+        "GLIBC is named, the system is older than the package wants: take vLLM's container",
     ),
     Signature(
         Cause.TRITON,
@@ -62,9 +74,11 @@ SIGNATURES = (
             r"python\.h\b[^\n]{0,20}(?:no such|not found|`|$)",
             r"unable to execute .{0,3}(?:gcc|cc|g\+\+)",
             r"invalidcxxcompiler",
-            r"(?:install|needs?|requires?|missing) (?:a )?c compiler",
-            r"cuda_utils\.c… (?:returned non-zero|failed)",
+            r"(?:missing|no|without a) c compiler",
+            r"(?:cuda_utils|main)\.c… (?:returned non-zero|failed)",
+            r"fatal error: (?:cuda|stddef|stdlib|stdint|limits|cuda_runtime)\.h: no such file",
             r"set cc environment variable",
+            r"linker .?cc.? not found",
         ),
         "Triton compiles small C programs while vLLM starts, and there is no compiler.",
         "sudo apt-get install build-essential python3-dev (or start with --enforce-eager)",
@@ -74,12 +88,14 @@ SIGNATURES = (
         (
             r"could not find nvcc",
             r"nvcc(?:\W{0,3}:| ) ?(?:command )?not found",
-            r"(?:no such file or directory|filenotfounderror)[^\n]{0,20}nvcc",
+            r"(?:no such file or directory|filenotfounderror)[^\n]{0,60}nvcc",
+            r"flashinfer[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*nvcc fatal",
             r"cuda_home environment variable is not set",
             r"default cuda_home",
             r"flashinfer… (?:nvcc|jit|ninja|compile)… (?:fail|error|not|missing|require)",
             r"cuda compiler and cuda toolkit headers are incompatible",
             r"unable to find cuda_home|cuda_home is (?:not set|none)",
+            r"ninja is required to load c\+\+",
         ),
         "FlashInfer compiles its kernels while it runs, and the CUDA toolkit (nvcc) is not there.",
         "set VLLM_USE_FLASHINFER_SAMPLER=0, or install the CUDA toolkit and set CUDA_HOME (an "
@@ -100,7 +116,7 @@ SIGNATURES = (
         (
             r"finished its bootstrapping phase",
             r"forgotten to use the proper idiom",
-            r"freeze_support\(\)",
+            r"safe importing of main module",
         ),
         "A program that starts vLLM is run a second time by each process that vLLM starts.",
         'put what it does below if __name__ == "__main__":; or serve with gearshift serve',
@@ -135,14 +151,26 @@ SIGNATURES = (
     ),
     Signature(
         Cause.OPTION_UNKNOWN,
-        (r"unrecognized arguments: (?P<option>--?[\w-]+)", r"error: argument --?[\w-]+: invalid"),
-        "This vLLM does not know an option that it was given.",
+        (
+            r"unrecognized arguments: (?P<option>--?[\w-]+)",
+            r"error: argument (?P<option>--?[\w-]+)(?:/--?[\w-]+)*: ?"
+            r"(?:invalid|expected|ignored|not allowed)",
+            r"error: the following arguments are required: (?P<option>[\w-]+)",
+            r"engineargs…unexpected keyword argument .?(?P<option>\w+)",
+            r"unexpected keyword argument .?(?P<option>\w+)…engineargs",
+        ),
+        "This vLLM does not know an option that it was given, or not that value of it.",
         "leave {option} out, or look it up: vllm serve --help=all; options come and go with "
         "versions",
     ),
     Signature(
         Cause.DISK_FULL,
-        (r"no space left on device", r"not enough (?:free )?disk space"),
+        (
+            r"no space left on device",
+            r"not enough (?:free )?disk space",
+            r"\bos error 28\b",
+            r"disk quota exceeded",
+        ),
         "A disk is full.",
         "`df -h` shows which; the Hub's cache is in ~/.cache/huggingface",
         tier=Tier.GENERAL,
@@ -152,6 +180,12 @@ SIGNATURES = (
         Cause.HOST_MEMORY,
         (
             r"oom-kill|oom ?killer|out of memory: killed process",
+            r"(?<![^\n])killed(?![^\n])",
+            r"failed core proc\(s\): \{[^}]*: -9\b",
+            r"exit ?code:? -9\b",
+            r"killed due to memory pressure",
+            r"oom_kill event|oom killed\b",
+            r"killed due to the node running low on memory",
             r"oomkilled",
             r"cannot allocate memory",
             r"died with <signals\.sigkill",
@@ -164,6 +198,41 @@ SIGNATURES = (
         unless=r"ollama|llama[ -](?:runner|server)",
     ),
     Signature(
+        Cause.HOST_MEMORY,
+        (r"available memory on node \d+ … is less than desired cpu memory utilization",),
+        "The processor's memory node has less free than vLLM would take.",
+        "start with VLLM_CPU_KVCACHE_SPACE=4 (GiB) or a lower --gpu-memory-utilization, or end "
+        "other programs",
+    ),
+    Signature(
+        Cause.OPEN_FILES,
+        (r"\[errno 24\]", r"too many open files"),
+        "The process may not open as many files and connections as it needs.",
+        "ulimit -n 65535 in the shell that starts it (a service: LimitNOFILE=65535; a container: "
+        "--ulimit nofile=65535)",
+        unless=r"found ulimit of",
+    ),
+    Signature(
+        Cause.PACKAGE,
+        (
+            r"requires the following packages that were not found in your environment: "
+            r"(?P<package>[\w-]+)",
+            r"missing requirements in your local environment… (?P<package>[\w-]+)",
+            r"modulenotfounderror: no module named ['\"](?P<package>[a-z_0-9]+)['\"]",
+        ),
+        "A package that is needed is not installed.",
+        "install it where vLLM is: uv pip install {package} (--python of its environment), then "
+        "start again",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
+        Cause.VLLM_KEY,
+        (r"\{.error.: ?.unauthorized.\}", r"401[^\n]{0,80}/v1/(?:models|chat|completions)"),
+        "The vLLM server wants a key, and the client sent none or another.",
+        "give the client the key that the server was started with (VLLM_API_KEY or --api-key)",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
         Cause.VLLM_DOWN,
         (
             r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[?::1\]?)\W{0,3}(?:, port=)?:?(?:800\d|8080)\b"
@@ -171,6 +240,8 @@ SIGNATURES = (
             r"(?:connection refused|failed to connect|econnrefused)[^\n]{0,120}(?:localhost|"
             r"127\.0\.0\.1)\D{1,8}(?:800\d|8080)\b",
             r"connection refused to vllm",
+            r"(?:connect call failed|cannot connect to host|connection attempts failed)[^\n]{0,80}"
+            r"(?:localhost|127\.0\.0\.1)\D{1,8}(?:800\d|8080)\b",
             r"openai\.apiconnectionerror: connection error",
         ),
         "Nothing listens at the address of the vLLM server.",
@@ -183,10 +254,20 @@ SIGNATURES = (
         (
             r"embedding dimension \d+ does not match collection dimensionality \d+",
             r"(?:embedding|vector) dimension (?:mismatch|error)",
+            r"dimension mismatch:? [^\n]{0,80}(?:vector|embedding|index|collection)",
+            r"dimensionality of \(?\d+\)? does not match",
+            r"embedding dim(?:ension)?s? mismatch",
+            r"mismatch(?:ed|es)? in the (?:reported )?dimensions",
+            r"mismatched ?dimension|invalid ?dimension ?exception",
+            r"(?:embedding|vector)s?[^\n]{0,40} dimensions? (?:do|does) not match",
+            r"expected (?:a )?(?:vector|embedding)s? (?:of|with) (?:dimension|size|length)s? \d+",
+            r"array at index 0 has size \d+ and the array at index 1 has size \d+",
             r"(?:vector|embedding) dimension \d+ does not match the dimension of the index \d+",
             r"query dim\(\d+\) doesn't match the column \w+ (?:vector )?dim\(\d+\)",
             r"different (?:vector|number of) dimensions? \[?\d+\]? (?:than|and)",
             r"expected \d+ dimensions, not \d+",
+            r"assert d == self\.d\b",
+            r"shapes \(\d+,\d*\) and \(\d+,\d*\) not aligned",
             r"vector lengths don't match: \d+ vs\.? \d+",
             r"expect(?:ed|ing) (?:embedding|vector)s? (?:with |of )?dimension",
         ),
@@ -202,6 +283,7 @@ SIGNATURES = (
             r"engine process failed to start",
             r"workerproc (?:initialization|init) failed",
             r"failed core proc\(?s?\)?",
+            r"enginecore hit an exception",
         ),
         "The engine did not start; this line only wraps the error that came before it.",
         "look above this line for the first error of an EngineCore or Worker process; with "
@@ -218,11 +300,13 @@ SIGNATURES = (
             r"engine loop (?:has died|is not running)",
             r"asyncllmengine has failed",
             r"task finished unexpectedly",
+            r"worker proc \S+ died unexpectedly",
+            r"rpc call to \w+ timed out",
             r"enginecore(?:_\w+)? (?:proc \S+ )?(?:died|has died|terminated) unexpectedly",
         ),
         "The engine ended while it served; this line only wraps the error that came before it.",
-        "look above this line for the first error; start the server again, and if it recurs with "
-        "--enforce-eager",
+        "look above this line for the first error (if there is none, the system may have ended it: "
+        "sudo dmesg | grep -i oom); start the server again, and if it recurs with --enforce-eager",
         tier=Tier.WRAPPER,
     ),
 )

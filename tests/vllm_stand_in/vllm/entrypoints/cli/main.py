@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 from vllm import __version__, _failures
-from vllm._engine import EngineCore, max_model_len
+from vllm._engine import EngineCore, batch_of, max_model_len
 from vllm._http import Server, State
 from vllm._role import FOREVER, ChildGone, Role, Terminated, load_plays
 
@@ -46,6 +46,7 @@ class APIServer(Role):
             key=self.option("api-key", os.environ.get("VLLM_API_KEY", "")),
             max_model_len=max_model_len(self.option("max-model-len", "")),
             pooling=self.option("runner", "") == "pooling",
+            batch=batch_of(self.option),
             plays=self.plays,
         )
 

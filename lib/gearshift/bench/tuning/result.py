@@ -1,0 +1,209 @@
+"""What a search has found: in JSON, in a sentence, as a command, and as a profile for `serve`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gearshift.bench import machine
+from gearshift.bench.tuning.aim import slug
+from gearshift.bench.tuning.retest import Gain, gain, kept
+from gearshift.bench.tuning.server import prepared
+from gearshift.bench.tuning.trial import Outcome, Setting, Trial
+from gearshift.bench.tuning.tune import Tuning, folder
+from gearshift.engine.export import serve_command
+from gearshift.engine.profiles import Profile, in_words
+from gearshift.engine.profiles import keep as keep_profile
+from gearshift.errors import GearshiftError
+from gearshift.settings import Settings, port_of
+
+
+class Verdict(StrEnum):
+    """What the figures allow to say."""
+
+    BETTER = "better"
+    DEFAULT = "default"  # vLLM's defaults are fine
+    UNPROVEN = "unproven"  # too few rounds to tell
+    ONLY = "only"  # the defaults do not start, or hold the goals with nobody
+    NONE = "none"  # no setting holds the goals
+
+
+def verdict(tuning: Tuning) -> tuple[Verdict, Gain | None]:
+    """The verdict, and the gain over the defaults where it was measured."""
+    best, default = tuning.best, tuning.default
+    if best is None:
+        return Verdict.NONE, None
+    if best is default:
+        return Verdict.DEFAULT, Gain(0.0, None)
+    found = gain(tuning.rounds)
+    if default is None or not default.points:
+        return Verdict.ONLY, found
+    if found is None or found.interval is None:
+        return Verdict.UNPROVEN, found
+    return (Verdict.BETTER if found.certain else Verdict.DEFAULT), found
+
+
+def sentence(tuning: Tuning) -> str:
+    """The result in words."""
+    what, found = verdict(tuning)
+    best, default = tuning.best, tuning.default
+    if best is None:
+        return f"No setting holds {_goals(tuning)} with one person{_nearest(tuning)}."
+    people = f"{best.users} {'person' if best.users == 1 else 'people'} at once"
+    words = in_words(best.setting)
+    if what is Verdict.ONLY:
+        return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not start."
+    if best is default:
+        return f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
+    told = _told(found)
+    if what is Verdict.DEFAULT:
+        return f"vLLM's defaults are fine: beside them, {words} gives {told}, which may be nothing."
+    if what is Verdict.BETTER:
+        return f"{words}: {told} answers in time than with vLLM's defaults, with {people}."
+    return f"{words} was the best in the search ({people}); whether by chance is not proven."
+
+
+def _told(found: Gain | None) -> str:
+    assert found is not None
+    low, high = found.interval or (found.gain, found.gain)
+    return f"{found.gain:+.0%} (95 %: {low:+.0%} to {high:+.0%})"
+
+
+def _goals(tuning: Tuning) -> str:
+    return ", ".join(map(str, tuning.aim.goals))
+
+
+def _nearest(tuning: Tuning) -> str:
+    points = [(p, t) for t in tuning.trials for p in t.points if p.margin is not None]
+    if not points:
+        return ""
+    point, trial = min(points, key=lambda pair: pair[0].margin or 0.0)
+    figures = ", ".join(
+        f"{goal}: {value:.3g} s" for goal, value in point.figures.items() if value is not None
+    )
+    people = f"{point.users} at once"
+    return f"; the nearest was {in_words(trial.setting)} with {people} ({figures})"
+
+
+def recommended(tuning: Tuning) -> Setting | None:
+    """The values to serve with: the winner's where it is proven, else vLLM's own."""
+    what, _ = verdict(tuning)
+    best = tuning.best
+    if best is None:
+        return None
+    return tuning.space.fixed if what in (Verdict.DEFAULT, Verdict.UNPROVEN) else best.setting
+
+
+def figures(tuning: Tuning) -> dict[str, Any]:
+    """What is known so far, as JSON."""
+    what, found = verdict(tuning)
+    best, default = tuning.best, tuning.default
+    aim = tuning.aim
+    return {
+        "trials": [_row(trial) for trial in tuning.trials],
+        "best": _row(best) if best else None,
+        "default": _row(default) if default else None,
+        "gain": found.gain if found else None,
+        "confidence_interval": found.interval if found else None,
+        "verdict": what,
+        "sentence": sentence(tuning),
+        "rounds": kept(tuning.rounds),
+        "starts": tuning.starts,
+        "cancelled": tuning.cancelled,
+        "name": tuning.name,
+        "model": aim.model,
+        "goals": [{"words": str(goal), "limit_s": goal.limit_s} for goal in aim.goals],
+        "parameters": {one.name: list(one.choices) for one in tuning.space.parameters},
+    }
+
+
+def record(tuning: Tuning, settings: Settings, profile: str | None = None) -> dict[str, Any]:
+    """Everything as JSON; `command` and `profile` are `None` where no setting holds the goals."""
+    setting = recommended(tuning)
+    return figures(tuning) | {
+        "command": None if setting is None else _command(tuning, setting, settings),
+        "profile": profile,
+        "load": asdict(tuning.aim.load) | {"goals": []},
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(),
+    }
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return asdict(trial) | {"words": in_words(trial.setting)}
+
+
+def _command(tuning: Tuning, setting: Setting, settings: Settings) -> list[str]:
+    start = prepared(tuning.aim, setting, port_of(settings.vllm_base_url), settings)
+    return serve_command(start.plan.launch)
+
+
+def profile_name(tuning: Tuning) -> str:
+    """What the profile is called when nobody says."""
+    return f"tuned-{slug(tuning.aim.model)}"
+
+
+def keep(tuning: Tuning, settings: Settings, name: str | None = None) -> dict[str, Any]:
+    """Writes the record, and the profile when the search has come to its end; returns the record.
+
+    Raises:
+        GearshiftError: the disk refuses.
+    """
+    setting = recommended(tuning)
+    made = None
+    if setting is not None and not tuning.cancelled:
+        made = name or profile_name(tuning)
+        keep_profile(_profile(tuning, made, setting), settings.home_dir)
+    found = record(tuning, settings, made)
+    path = folder(settings.home_dir) / f"{tuning.name}.json"
+    try:
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(found), "utf-8")
+        scratch.replace(path)
+    except OSError as wrong:
+        raise GearshiftError(f"the search cannot be kept: {wrong}", hint="make room") from None
+    return found
+
+
+def _profile(tuning: Tuning, name: str, setting: Setting) -> Profile:
+    why = f"{tuning.name}: {sentence(tuning)}"
+    return Profile(
+        name=name, values=setting, reasons=dict.fromkeys(setting, why), model=tuning.aim.model
+    )
+
+
+def kept_names(home: Path) -> list[str]:
+    """The searches that are kept, the newest first."""
+    found = folder(home).glob("*.json")
+    return [path.stem for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
+
+
+def load(name: str, home: Path) -> dict[str, Any]:
+    """A kept record.
+
+    Raises:
+        GearshiftError: it cannot be read.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder(home) / f"{name}.json").read_text("utf-8"))
+    except (OSError, ValueError) as wrong:
+        raise GearshiftError(
+            f"the search {name} cannot be read: {wrong}", hint="tune again"
+        ) from None
+    return found
+
+
+def failed(tuning: Tuning) -> GearshiftError | None:
+    """The error of a search that has ended and found nothing."""
+    if tuning.cancelled or tuning.best is not None:
+        return None
+    causes = {t.cause for t in tuning.trials if t.outcome is Outcome.FAILED and t.cause}
+    more = f"; starts failed with {', '.join(sorted(causes))}" if causes else ""
+    return GearshiftError(
+        sentence(tuning).rstrip(".") + more,
+        hint="ask for less (--slo), shorter prompts or answers, or take a smaller model",
+    )

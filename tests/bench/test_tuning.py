@@ -1,0 +1,363 @@
+"""Tuning on servers whose best setting is known: vLLM's stand-in, with queues and slow prompts.
+
+A first token takes 0.04 s for each running request, by 2048 / max-num-batched-tokens, and no more
+than max-num-seqs run at once. With a limit of 0.4 s at most ten people are served in time with 2048
+tokens in a step, and forty with 8192: then max-num-seqs decides.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from gearshift.bench import Wish, parse_goals
+from gearshift.bench.tuning import Aim, Outcome, Point, Verdict, keep, open_tuning, tune
+from gearshift.bench.tuning.capacity import most_users
+from gearshift.bench.tuning.result import failed, verdict
+from gearshift.engine import servers
+from gearshift.engine.profiles import profiles
+from gearshift.engine.start import Wish as StartWish
+from gearshift.engine.start import prepare
+from gearshift.settings import load_settings
+from stand_in import end_stand_in, stand_in, stand_in_processes, stand_in_starts
+
+GEARSHIFT = [sys.executable, "-c", "from gearshift.cli import main; main()"]
+GOALS = parse_goals("p100 ttft < 0.4")
+ROOM = 1_000_000  # 256 sequences with 8192 tokens in a step are too many
+GRID = "max-num-seqs=4/8/16/256, max-num-batched-tokens=512/2048/8192"
+LOAD = Wish(requests=24, input_tokens=8, output_tokens=3, warmup=1)
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    shape = {
+        "num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 256,
+        "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 384,
+        "max_position_embeddings": 4096,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(shape), "utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def play(tmp_path, monkeypatch):
+    """A stand-in for vLLM, taken by all servers of the test."""
+    folder = tmp_path / "stand-in"
+
+    def begin(**plays):
+        plays = {"start_seconds": 0.1, "batching": 0.04, "slow_tokens": 0.2} | plays
+        monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(stand_in(folder, **plays)))
+        load_settings.cache_clear()
+
+    begin.folder = folder
+    yield begin
+    end_stand_in(folder)
+
+
+def starts(play):
+    return [one for one in stand_in_starts(play.folder) if one.role == "api"]
+
+
+def nothing_is_left(play):
+    assert stand_in_processes(play.folder) == {}
+    assert servers.status(load_settings()) == []
+
+
+def aim(model, **fields):
+    fields = {"goals": GOALS, "parameters": GRID, "load": LOAD, "rounds": 3, "most": 40} | fields
+    return Aim(str(model), **fields)
+
+
+def search(wanted, **options):
+    settings = load_settings()
+    return tune(open_tuning(wanted, settings), settings, **options)
+
+
+# ---- the most people
+
+
+def point(users, holds):
+    return Point(users, holds, 0.5 if holds else 2.0, {}, 1.0, 1.0, 24, 0, 1.0)
+
+
+@pytest.mark.parametrize("first", [1, 4, 9])
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 8, 13, 20, 37, 64])
+def test_bisection_finds_exactly_how_many_a_server_holds(limit, first):
+    asked = []
+
+    def ask(users):
+        asked.append(users)
+        return point(users, users <= limit)
+
+    found, loses = most_users(ask, first, 64)
+    assert not loses
+    assert found == limit or (limit > 20 and limit / 1.05 <= found <= limit)
+    assert len(asked) == len(set(asked)) <= 12
+
+
+def test_a_loser_is_asked_once_and_who_holds_as_many_goes_on():
+    asked = []
+
+    def ask(users):
+        asked.append(users)
+        return point(users, users <= 11)
+
+    assert most_users(ask, 4, 64, beat=12) == (0, True)
+    assert asked == [12]
+    assert most_users(ask, 4, 64, beat=10) == (11, False)
+
+
+# ---- the search
+
+
+def test_the_best_setting_is_found_by_a_third_of_the_grids_starts_and_a_failed_one_is_explained(
+    play, model
+):
+    play(room=ROOM)
+    found = search(aim(model, starts=4))
+    assert [trial.outcome for trial in found.trials[:1]] == [Outcome.MEASURED]
+    assert found.starts == 4
+    assert found.best.setting == {"max_num_seqs": 16, "max_num_batched_tokens": 8192}
+    assert found.best.users == 16  # exactly: the seventeenth waits for a whole answer
+    assert 4 <= found.default.users <= 10  # ten, on a machine that is not busy
+    (broken,) = [trial for trial in found.trials if trial.outcome is Outcome.FAILED]
+    assert broken.setting == {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
+    assert broken.cause == "sampler-warmup-oom"
+    assert "warming up sampler with 256" in broken.evidence
+    assert "--max-num-seqs 64" in broken.fix
+    assert found.best.label == "a correction"
+    what, gained = verdict(found)
+    assert what is Verdict.BETTER
+    assert gained.interval[0] > 0.1
+    assert len(found.rounds) == 3
+    assert len(starts(play)) == 4 + 4  # so many rounds take one more
+    nothing_is_left(play)
+
+    record = keep(found, load_settings())
+    assert record["profile"] == "tuned-small"
+    assert "--max-num-seqs=16" in record["command"]
+    start = prepare(StartWish(str(model), profile="tuned-small"), load_settings())
+    assert "--max-num-batched-tokens=8192" in start.record.command
+    assert "answers in time" in start.profile.reasons["max_num_seqs"]
+
+
+def test_losers_are_stopped_after_one_load_and_settings_that_cannot_work_are_not_started(
+    play, model
+):
+    play()
+    words = "max-num-seqs=2/4/8/64, max-num-batched-tokens=32/2048/8192"
+    found = search(aim(model, parameters=words, starts=6, rounds=0, most=16))
+    stopped = [trial for trial in found.trials if trial.outcome is Outcome.STOPPED]
+    assert stopped
+    assert all(len(trial.points) == 1 for trial in stopped)
+    assert all(trial.points[0].users > trial.users for trial in stopped)
+    pruned = [trial for trial in found.trials if trial.outcome is Outcome.PRUNED]
+    for trial in pruned:
+        assert trial.setting == {"max_num_seqs": 64, "max_num_batched_tokens": 32}
+        assert "a step of 32 tokens is too small for 64 sequences" in trial.reason
+    assert len(starts(play)) == found.starts <= 6
+    keys = [tuple(trial.setting.items()) for trial in found.trials]
+    assert len(set(keys)) == len(keys)
+    nothing_is_left(play)
+
+
+def test_the_defaults_are_fine_where_nothing_that_is_searched_matters(play, model):
+    play(batching=0.001)
+    found = search(aim(model, parameters="max-num-batched-tokens=1024/4096", most=6))
+    what, gained = verdict(found)
+    assert what is Verdict.DEFAULT
+    assert found.default.users == found.best.users == 6
+    record = keep(found, load_settings())
+    assert record["sentence"].startswith("vLLM's defaults are fine")
+    if found.best is not found.default:
+        assert gained.interval[0] <= 0
+    assert not [part for part in record["command"] if "batched" in part]
+    assert profiles(load_settings().home_dir)["tuned-small"].values == {}
+    nothing_is_left(play)
+
+
+def test_nobody_holds_the_goals_and_the_nearest_is_told(play, model):
+    play(batching=0.6)
+    found = search(aim(model, parameters="max-num-seqs=4/8", starts=2))
+    assert found.best is None
+    assert verdict(found) == (Verdict.NONE, None)
+    error = failed(found)
+    assert "No setting holds p100 ttft < 0.4 with one person; the nearest was" in error.message
+    assert "1 at once" in error.message
+    record = keep(found, load_settings())
+    assert record["best"] is record["command"] is record["profile"] is None
+    nothing_is_left(play)
+
+
+def test_a_server_that_breaks_under_load_is_a_failure_and_the_search_goes_on(play, model):
+    play(exit_after=4, slow_tokens=2.0)
+    wanted = aim(model, parameters="max-num-seqs=4/8", starts=2)
+    with pytest.raises(Exception, match="does not start with vLLM's defaults"):
+        search(wanted)
+    nothing_is_left(play)
+
+
+# ---- cancelled, killed, gone on with
+
+
+def test_cancelled_in_a_start_and_in_a_load_it_leaves_nothing_and_goes_on(play, model):
+    play(start_seconds=5)
+    cancel = threading.Event()
+
+    def in_the_start(tuning):
+        if "at once" not in tuning.now and stand_in_processes(play.folder):
+            cancel.set()
+
+    wanted = aim(model, parameters="max-num-seqs=8/16", starts=2, rounds=0, most=8)
+    found = search(wanted, step=in_the_start, cancel=cancel)
+    assert found.cancelled
+    assert found.trials == []
+    nothing_is_left(play)
+
+    play()
+    cancel = threading.Event()
+
+    def in_the_load(tuning):
+        if tuning.trial is not None and tuning.trial.points and tuning.progress.done:
+            cancel.set()
+
+    found = search(wanted, step=in_the_load, cancel=cancel)
+    assert found.cancelled
+    nothing_is_left(play)
+    measured = found.trials and found.trials[0].points
+
+    seen = []
+    found = search(wanted, step=lambda tuning: seen.append(tuning.now))
+    assert not found.cancelled
+    assert found.starts == 2
+    assert found.default.users == 8
+    assert not measured  # it was cancelled within its first trial,
+    assert "vLLM's defaults: 4 at once" not in seen  # whose first load was kept
+    nothing_is_left(play)
+
+
+def command(model, *more):
+    return [
+        *GEARSHIFT, "tune", str(model), "--slo", "p100 ttft < 0.4", "--parameters",
+        "max-num-seqs=4/8", "--trials", "2", "--input-tokens", "8", "--output-tokens", "3",
+        "--max-users", "12", "--users", "8", "--rounds", "1", "--json", *map(str, more),
+    ]  # fmt: skip
+
+
+def test_the_same_command_goes_on_after_a_kill_and_ends_what_was_left(play, model):
+    play(batching=0.001)
+    child = subprocess.Popen(
+        command(model), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said = []
+    for line in child.stderr:
+        said.append(line)
+        if "12 at once" in line:  # it has measured eight
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert stand_in_processes(play.folder)  # nobody could end it
+    began = len(starts(play))
+    again = subprocess.run(command(model), capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "8 at once" not in again.stderr.split("max-num-seqs")[0], again.stderr
+    found = json.loads(again.stdout)
+    assert found["starts"] == 2
+    assert len(starts(play)) > began
+    nothing_is_left(play)
+
+    third = subprocess.run(command(model), capture_output=True, text=True, timeout=60)
+    assert json.loads(third.stdout)["best"] == found["best"]
+    assert len(stand_in_starts(play.folder)) >= began  # all was known: no server was needed
+    assert "were measured before" in third.stderr
+
+
+def test_ctrl_c_keeps_what_was_measured(play, model):
+    play(batching=0.001)
+    child = subprocess.Popen(
+        command(model), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in child.stderr:
+        if "at once" in line:
+            break
+    child.send_signal(signal.SIGINT)
+    out, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
+    found = json.loads(out)
+    assert found["cancelled"]
+    assert found["profile"] is None
+    assert "the same command goes on where it stopped" in said
+    nothing_is_left(play)
+
+
+# ---- the command
+
+
+def test_the_json_has_the_keys_that_scripts_depend_on(play, model):
+    play()
+    done = subprocess.run(
+        command(model, "--name", "mine"), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= {
+        "trials", "best", "default", "gain", "confidence_interval", "command",
+    }  # fmt: skip
+    assert found["command"][:3] == ["gearshift", "serve", str(model)]
+    assert found["profile"] == "mine"
+    assert found["default"]["label"] == "vLLM's defaults"
+    for trial in found["trials"]:
+        assert trial.keys() >= {"setting", "outcome", "users", "points", "reason", "cause", "fix"}
+    served = [*GEARSHIFT, "serve", str(model), "--profile", "mine", "--dry-run", "--json"]
+    shown = subprocess.run(served, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    expected = [part for part in found["command"] if "max-num-seqs" in part]
+    assert [p for p in json.loads(shown.stdout)["command"] if "max-num-seqs" in p] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "kind"),
+    [
+        (["--slo", "fast"], 1, "error"),
+        (["--parameters", "speed"], 1, "parameters"),
+        (["--parameters", "max-num-seqs=many"], 1, "parameters"),
+        (["--parameters", "max-num-seqs=4"], 1, "parameters"),
+        (["--parameters", "gpu-memory-utilization"], 1, "parameters"),
+        (["--name", "latency"], 1, "profile"),
+        (["--trials", "0"], 2, "usage"),
+        (["--requests", "5", "--duration", "5"], 2, "usage"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_at_once(play, model, arguments, status, kind):
+    play()
+    line = [*GEARSHIFT, "tune", str(model), *arguments, "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == kind
+    assert error["hint"]
+    assert "Traceback" not in done.stderr
+    assert stand_in_starts(play.folder) == []
+
+
+def test_a_model_that_does_not_start_at_all_is_explained_and_not_tried_again(play, model):
+    play(crash="oom")
+    began = time.monotonic()
+    done = subprocess.run(command(model), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert "does not start with vLLM's defaults" in found["error"]["message"]
+    assert found["error"]["hint"]
+    assert [trial["outcome"] for trial in found["trials"]] == ["failed"]
+    assert found["trials"][0]["cause"]
+    assert len(starts(play)) == 1
+    assert time.monotonic() - began < 50
+    nothing_is_left(play)
