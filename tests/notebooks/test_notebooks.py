@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from run_notebooks import digest
 
+from gearshift.doctor.checks import CHECKS
 from gearshift.engine import servers
 from gearshift.engine.processes import alive
 from gearshift.engine.start import Wish, carry_out
@@ -158,6 +159,13 @@ def test_its_cells_can_fail_and_are_short(notebook):
         if not source.startswith("%%bash"):
             tree = ast.parse(source, mode="exec", type_comments=False)
             assert not any(isinstance(node, ast.Try) for node in ast.walk(tree)), source
+
+
+def test_the_second_one_explains_every_check():
+    (path,) = (path for path in PATHS if path.name.startswith("02"))
+    shown = "\n".join(texts(nbformat.read(path, as_version=4), "code"))
+    names = [check.__name__.removeprefix("check_") for check in CHECKS]
+    assert [name for name in names if f'"{name}"' not in shown] == []
 
 
 def test_the_readme_lists_them_in_order():
