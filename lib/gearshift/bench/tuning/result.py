@@ -59,18 +59,13 @@ def sentence(tuning: Tuning) -> str:
         return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not start."
     if best is default:
         return f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
-    told = _told(found)
-    if what is Verdict.DEFAULT:
-        return f"vLLM's defaults are fine: beside them, {words} gives {told}, which may be nothing."
-    if what is Verdict.BETTER:
-        return f"{words}: {told} answers in time than with vLLM's defaults, with {people}."
-    return f"{words} was the best in the search ({people}); whether by chance is not proven."
-
-
-def _told(found: Gain | None) -> str:
-    assert found is not None
+    if found is None or what is Verdict.UNPROVEN:
+        return f"{words} was the best in the search ({people}); whether by chance is not proven."
     low, high = found.interval or (found.gain, found.gain)
-    return f"{found.gain:+.0%} (95 %: {low:+.0%} to {high:+.0%})"
+    told = f"{found.gain:+.0%} (95 %: {low:+.0%} to {high:+.0%}) answers in time"
+    if what is Verdict.BETTER:
+        return f"{words}: {told} beside vLLM's defaults, with {people}."
+    return f"vLLM's defaults are fine: {words} gives {told} beside them, which may be nothing."
 
 
 def _goals(tuning: Tuning) -> str:
