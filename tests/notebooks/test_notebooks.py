@@ -26,6 +26,9 @@ from places import ROOT, free_port
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NAMES = [path.name for path in PATHS]
+WITH_SERVERS = [path for path in PATHS if not path.name.startswith(("01", "02"))]
+WITHOUT = [path for path in PATHS if not path.name.startswith(("04", "07"))]
+"""Those that need none, or skip what does: 04 would install vLLM, 07 has nothing else to do."""
 SHARING = ("03", "06", "07")
 """Who would each start the same server: starting one takes most of their time."""
 
@@ -51,46 +54,59 @@ def shared_server(shared_home, engine_python):
 
 
 @pytest.fixture
-def server(path, request):
-    """It, for the notebooks that would start just that; the others find nothing at the address."""
-    return request.getfixturevalue("shared_server") if path.name.startswith(SHARING) else None
-
-
-@pytest.fixture
-def surroundings(shared_home, engine_python, server, monkeypatch):
-    """What a notebook finds: its home, a vLLM, an Ollama if there is one, nothing else."""
+def clean(shared_home, monkeypatch):
+    """A home, a folder for temporary files, and a look at what is left behind."""
     monkeypatch.setenv("GEARSHIFT_HOME", str(shared_home))
-    monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
-    if url := os.environ.get("OLLAMA_TEST_URL"):
-        monkeypatch.setenv("OLLAMA_BASE_URL", url)
-    if server:
-        monkeypatch.setenv("VLLM_BASE_URL", server.url)
     scratch = Path(tempfile.mkdtemp(prefix="nb"))  # a short path: sockets have room for 100 bytes
     monkeypatch.setenv("TMPDIR", str(scratch))
-    yield scratch
     settings = Settings(home=shared_home, _env_file=None)
-    known = [record for record in servers.status(settings) if any(map(alive, record.tree))]
-    left = [record.name for record in known if not server or record.name != server.name]
-    for record in known:
-        if record.name in left:
-            servers.stop(record, settings, 0.0)
-    there = sorted(path.name for path in scratch.iterdir())
+
+    def living():
+        return {
+            record.name: record
+            for record in servers.status(settings)
+            if any(map(alive, record.tree))
+        }
+
+    before = living()
+    yield
+    left = {name: record for name, record in living().items() if name not in before}
+    for record in left.values():
+        servers.stop(record, settings, 0.0)
+    files = sorted(path.name for path in scratch.iterdir())
     shutil.rmtree(scratch)
-    assert left == []
-    assert there == []
+    assert left == {}
+    assert files == []
 
 
-@pytest.mark.parametrize("path", PATHS, ids=NAMES)
-def test_a_notebook_runs_anywhere_and_shows_what_is_committed(path, surroundings, tmp_path):
-    work = tmp_path / "elsewhere"
-    work.mkdir()
-    copy = Path(shutil.copy(path, work))
+def run(path, folder):
+    """Runs a copy of a notebook in a folder where nothing else is."""
+    folder.mkdir()
+    copy = Path(shutil.copy(path, folder))
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
-    command += ["--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "300"]
-    command += ["-c", os.devnull, "--rootdir", str(work), "-p", "no:cacheprovider", copy.name]
-    run = subprocess.run(command, cwd=work, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert [file.name for file in work.iterdir()] == [copy.name]
+    command += ["--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "900"]
+    command += ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", copy.name]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [file.name for file in folder.iterdir()] == [copy.name]
+
+
+@pytest.mark.parametrize("path", WITH_SERVERS, ids=lambda path: path.name)
+def test_a_notebook_runs_anywhere_and_shows_what_is_committed(
+    path, request, engine_python, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
+    if path.name.startswith(SHARING):
+        monkeypatch.setenv("VLLM_BASE_URL", request.getfixturevalue("shared_server").url)
+    if url := os.environ.get("OLLAMA_TEST_URL"):
+        monkeypatch.setenv("OLLAMA_BASE_URL", url)
+    request.getfixturevalue("clean")
+    run(path, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("path", WITHOUT, ids=lambda path: path.name)
+def test_a_notebook_says_what_it_skips_where_there_is_no_server(path, clean, tmp_path):
+    run(path, tmp_path / "elsewhere")
 
 
 @pytest.fixture(params=PATHS, ids=NAMES)
