@@ -172,7 +172,7 @@ def show_result(found: dict[str, Any]) -> None:
     """The verdict, the command and the profile."""
     shown = {Verdict.BETTER: st.success, Verdict.NONE: st.error, Verdict.UNPROVEN: st.warning}
     if found["cancelled"]:
-        st.info("It was cancelled. Start the same again, and it goes on where it stopped.")
+        st.info("It was cancelled; it can go on where it stopped.")
     elif found["trials"]:
         shown.get(found["verdict"], st.info)(plain(found["sentence"]))
     if found["cancelled"] or not found["command"]:
