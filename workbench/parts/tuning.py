@@ -59,7 +59,7 @@ def _people(found: dict[str, Any]) -> None:
     frame = pd.DataFrame(rows)
     scale = alt.Scale(domain=[o.value for o in _COLORS], range=list(_COLORS.values()))
     shared = alt.Chart(frame).encode(
-        y=alt.Y("setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=320)),
+        y=alt.Y("setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=320, labelOverlap=False)),
         x=alt.X("people:Q", title=None, axis=alt.Axis(tickMinStep=1)),
     )
     bars = shared.mark_bar().encode(
@@ -67,7 +67,7 @@ def _people(found: dict[str, Any]) -> None:
         tooltip=["setting", "people", "outcome", "why"],
     )
     labels = shared.mark_text(align="left", dx=4, color="gray").encode(text="people:Q")
-    st.altair_chart((bars + labels).properties(height=_ROW * len(rows) + 60), width="stretch")
+    st.altair_chart((bars + labels).properties(height=alt.Step(_ROW)), width="stretch")
 
 
 def _loads(found: dict[str, Any]) -> None:
