@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
-.PHONY: run test check format soak bench screenshots data pin clean help
+# Kernels are spoken to over encrypted connections; two defaults of Jupyter's contradict each other.
+JUPYTER := --KernelManager.transport_encryption=auto --ServerApp.websocket_ping_interval=90000 \
+    $(if $(filter 0,$(shell id -u)),--allow-root)
+# JupyterLab asks nobody whether it may fetch news.
+LAB_SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+
+.PHONY: run notebooks test check format soak bench screenshots data pin clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/ready ## open the workbench at http://localhost:8501
 	$(BIN)/streamlit run workbench/app.py
+
+notebooks: $(VENV)/ready-notebooks ## learn it by doing it, in JupyterLab
+	$(BIN)/jupyter lab $(JUPYTER) notebooks/01_first_answer.ipynb
 
 test: $(VENV)/ready-test .engine/ready check ## run everything that can fail
 	$(BIN)/python -m pytest
@@ -38,7 +47,7 @@ data: $(VENV)/ready ## compute what data/ keeps ready: the handbook's vectors
 
 pin: $(BIN)/uv ## renew constraints.txt with the newest packages that fit
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate \
-	    --group check --group bench --output-file constraints.txt pyproject.toml
+	    --extra notebooks --group check --group bench --output-file constraints.txt pyproject.toml
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .engine .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -56,7 +65,13 @@ $(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt
 	$(BIN)/python -m compileall -q lib workbench
 	touch $@
 
-$(VENV)/ready-test: $(VENV)/ready
+$(VENV)/ready-notebooks: $(VENV)/ready
+	$(INSTALL) --editable '.[notebooks]'
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	echo '$(LAB_SETTINGS)' > $(VENV)/share/jupyter/lab/settings/overrides.json
+	touch $@
+
+$(VENV)/ready-test: $(VENV)/ready-notebooks
 	$(INSTALL) --group check
 	touch $@
 

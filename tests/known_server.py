@@ -77,7 +77,9 @@ class Stream(asyncio.Protocol):
         if path == "/sent":
             self.plain(200, rows)
         elif path == "/v1/models":
-            self.plain(200, {"object": "list", "data": [{"id": "known", "max_model_len": 8192}]})
+            self.plain(
+                200, {"object": "list", "data": [{"id": sys.argv[1], "max_model_len": 8192}]}
+            )
         else:
             self.plain(404, {"detail": "Not Found"})
 
@@ -91,8 +93,10 @@ class Stream(asyncio.Protocol):
             return
         self.row = {"received": now, "sent": [], "body": wanted}
         rows.append(self.row)
-        self.left = int(self.told.get("tokens") or wanted["max_tokens"])
-        self.words = sum(len(m["content"].split()) for m in wanted["messages"])
+        self.left = int(
+            self.told.get("tokens") or wanted.get("max_tokens") or wanted["max_completion_tokens"]
+        )
+        self.words = sum(len(str(m["content"]).split()) for m in wanted["messages"])
         self.tokens = self.left
         self.stop_at = self.left // 2 if self.every("cut") or self.every("broken") else 0
         self.breaks = self.every("broken")
@@ -143,10 +147,11 @@ class Stream(asyncio.Protocol):
 
 
 class KnownServer:
-    """Starts it in a process of its own."""
+    """Starts it in a process of its own; `model` is what it lists."""
 
-    def __init__(self):
-        self._child = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE)
+    def __init__(self, model="known"):
+        command = [sys.executable, __file__, model]
+        self._child = subprocess.Popen(command, stdout=subprocess.PIPE)
         self.url = f"http://127.0.0.1:{int(self._child.stdout.readline())}"
 
     def sent(self):

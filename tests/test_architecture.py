@@ -21,6 +21,7 @@ ORDER = [
     "doctor",
     "bench",
     "migrate",
+    "notebook",
     "cli",
 ]
 """Each part imports only what stands before it."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,9 @@ from typer.testing import CliRunner
 
 import nvml_stub
 from gearshift.cli import app
+from gearshift.engine.launch import make_launch
+from gearshift.engine.records import Place, State
+from gearshift.engine.servers import new_record
 from gearshift.gpu import GPUs
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import load_settings
@@ -439,20 +443,31 @@ def test_an_engine_that_serves_is_not_removed(gearshift, no_gpu, embedding_home,
         end_stand_in(tmp_path / "stand-in")
 
 
-def test_gpus_are_described_with_who_holds_them(home, tmp_path):
-    """In a process of its own: the NVML that a process has loaded stays."""
+@pytest.fixture
+def on_gpus(home, tmp_path):
+    """Runs `gearshift` in a process of its own: the NVML that a process has loaded stays."""
     library = nvml_stub.build(tmp_path / "nvml")
-    lines = [nvml_stub.gpu(0, used=5), nvml_stub.gpu(1), "process 0 4194305 4294967296"]
-    lines += ["link 0 1 99", "fail 1 memory 3"]
-    wide = nvml_stub.scenario(library, tmp_path / "scenario", *lines) | {"COLUMNS": "160"}
 
-    def run(*arguments):
-        command = [Path(sys.executable).with_name("gearshift"), "gpus", *arguments]
+    def variables(*lines):
+        return nvml_stub.scenario(library, tmp_path / "scenario", *lines) | {"COLUMNS": "160"}
+
+    def run(*arguments, lines):
         return subprocess.run(
-            command, env=os.environ | wide, capture_output=True, text=True, timeout=60
+            [Path(sys.executable).with_name("gearshift"), *arguments],
+            env=os.environ | variables(*lines),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
-    found = json.loads(run("--json").stdout)
+    run.variables = variables
+    return run
+
+
+def test_gpus_are_described_with_who_holds_them(on_gpus):
+    lines = [nvml_stub.gpu(0, used=5), nvml_stub.gpu(1), "process 0 4194305 4294967296"]
+    lines += ["link 0 1 99", "fail 1 memory 3", f"mig 0 MIG-1 {12 << 30} {9 << 30}"]
+    found = json.loads(on_gpus("gpus", "--json", lines=lines).stdout)
     first, second = found["gpus"]
     assert (first["index"], first["name"]) == (0, "NVIDIA L4")
     assert (first["memory_used_bytes"], first["memory_total_bytes"]) == (5 << 30, 24 << 30)
@@ -463,18 +478,128 @@ def test_gpus_are_described_with_who_holds_them(home, tmp_path):
     assert second["memory_total_bytes"] is None
     assert "unified memory" in second["notes"][0]
     assert found["links"] == [{"first": 0, "second": 1, "kind": "NVLINK"}]
-    shown = run()
+    shown = on_gpus("gpus", lines=lines)
     assert shown.returncode == 0
-    assert "5.0 of 24.0 GiB" in " ".join(shown.stdout.split())
-    assert "NVLINK" in shown.stdout
-    assert run("--watch", "--json").returncode == 2
+    said = " ".join(shown.stdout.split())
+    assert "5.0 of 24.0 GiB" in said
+    assert "GPU 0 and 1: NVLINK" in said
+    assert "driver 550.54.15, CUDA 12.4" in said
+    assert "power limit 72 W · clock 2040 MHz · memory clock 6251 MHz" in said
+    assert "compute capability 8.9" in said
+    assert "MIG NVIDIA L4 MIG 1g.6gb: 9.0 of 12.0 GiB free · MIG-1" in said
+    assert re.search(r"Processor \d+ % · memory [\d.]+ of", said)  # which the second GPU shares
+    assert on_gpus("gpus", "--watch", "--json", lines=lines).returncode == 2
 
 
-def test_without_a_driver_there_are_no_gpus_and_a_reason(gearshift, no_gpu):
+def test_a_process_may_call_itself_what_it_likes(on_gpus):
+    """And the kernel's name of a process has room for 15 bytes."""
+    rename = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'[/bold][py]x', 0, 0, 0)"
+    code = rename + "; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            shown = on_gpus("gpus", lines=[nvml_stub.gpu(0), f"process 0 {process.pid} -"])
+        finally:
+            process.kill()
+    assert shown.returncode == 0, shown.stderr
+    assert "[/bold][py]x" in shown.stdout
+
+
+def test_a_watch_that_is_piped_tells_each_look_as_it_comes(on_gpus):
+    variables = on_gpus.variables(nvml_stub.gpu(0))
+    command = [Path(sys.executable).with_name("gearshift"), "gpus", "--watch"]
+    with subprocess.Popen(
+        command, env=os.environ | variables, stdout=subprocess.PIPE, text=True
+    ) as process:
+        found = 0
+        try:
+            for line in process.stdout:
+                found += "NVIDIA L4" in line
+                if found == 3:
+                    break
+        finally:
+            process.kill()
+    assert found == 3
+
+
+def test_without_a_driver_the_processor_and_a_reason_are_shown(gearshift, no_gpu):
     status, found, _ = gearshift("gpus")
     assert status == 0
     assert found["gpus"] == []
     assert found["problem"] == "there is no driver"
+    assert 0 <= found["machine"]["processor_percent"] <= 100
+    assert 0 < found["machine"]["memory_used_bytes"] < found["machine"]["memory_total_bytes"]
+    for command in (["gpus"], ["status", "--metrics"]):
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == 0
+        assert re.search(r"Processor \d+ % · memory [\d.]+ of", shown.stdout)
+
+
+FIGURES = """\
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds 1700000000.0
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running 8.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting 12.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc 0.99
+# TYPE vllm:generation_tokens counter
+vllm:generation_tokens_total 1000.0
+# TYPE vllm:prompt_tokens counter
+vllm:prompt_tokens_total 70.0
+# TYPE vllm:num_preemptions counter
+vllm:num_preemptions_total 3.0
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{le="0.1"} 10.0
+vllm:time_to_first_token_seconds_bucket{le="+Inf"} 10.0
+vllm:time_to_first_token_seconds_sum 0.4
+"""
+
+
+def test_status_shows_the_figures_in_words(gearshift, serve, monkeypatch, no_gpu):
+    async def metrics(exchange):
+        await exchange.reply(FIGURES.encode(), 200, "text/plain")
+
+    async def loaded(exchange):
+        row = {"name": "[m]", "size": 3 << 30, "size_vram": 0}
+        await exchange.reply({"models": [row | {"expires_at": "2318-01-01T00:00:00Z"}]})
+
+    monkeypatch.setenv("VLLM_BASE_URL", serve(metrics).url)
+    monkeypatch.setenv("OLLAMA_BASE_URL", serve(loaded).url)
+    load_settings.cache_clear()
+    shown = CliRunner().invoke(app, ["status", "--metrics"], env={"COLUMNS": "200"}).stdout
+    said = " ".join(shown.split())
+    assert "12 requests waiting: the KV cache is full (99 %)" in said
+    assert "Running 8 · Waiting 12 · KV cache 99 %" in said
+    assert "Tokens written 0 /s · Tokens read 0 /s" in said
+    assert "since its start: first token 50 ms in the middle, 95 % within 95 ms" in said
+    assert "3 put back" in said
+    assert "Ollama: [m]: 3.0 GiB, 0 % of it on GPUs, until told to go" in said
+
+
+def test_figures_of_somebody_else_are_not_those_of_our_stopped_server(
+    gearshift, serve, monkeypatch, no_gpu, home, make_settings
+):
+    async def metrics(exchange):
+        await exchange.reply(FIGURES.encode(), 200, "text/plain")
+
+    server = serve(metrics)
+    launch = make_launch(model="/models/tiny", served_names=("tiny",), port=server.port)
+    record = new_record(launch, make_settings(), Path("/opt/vllm/bin/python"))
+    stopped = record.model_copy(update={"state": State.STOPPED})
+    Place(make_settings(), server.port).write(stopped)
+    monkeypatch.setenv("VLLM_BASE_URL", f"http://localhost:{server.port}")
+    load_settings.cache_clear()
+    (ours,), (other,) = (
+        gearshift("status", "--metrics")[1][key] for key in ("servers", "elsewhere")
+    )
+    assert ours["metrics"] is None
+    assert ours["metrics_problem"] == f"tiny-{server.port} is stopped"
+    assert other["metrics"]["running"] == 8
+    server.stop()
+    _, found, _ = gearshift("status", "--metrics")
+    assert (len(found["servers"]), found["elsewhere"]) == (1, [])
 
 
 def test_status_tells_what_engines_do(gearshift, serve, monkeypatch, no_gpu):

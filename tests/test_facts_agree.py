@@ -16,7 +16,8 @@ VARIABLES = {variable_name(field) for field in Settings.model_fields}
 def test_conda_users_get_the_same_packages():
     conda = (ROOT / "environment.yml").read_text("utf-8")
     listed = re.findall(r"^      - (\S+)$", conda, re.MULTILINE)
-    assert sorted(listed) == sorted(PROJECT["project"]["dependencies"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert sorted(listed) == sorted(PROJECT["project"]["dependencies"] + extras["notebooks"])
     python = re.search(r"python (\S+)", conda)
     assert python
     assert python[1] == PROJECT["project"]["requires-python"]
@@ -40,12 +41,17 @@ def test_every_dependency_is_pinned_without_an_address():
     pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", pin) for pin in pins)
     pinned = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
-    wanted = PROJECT["project"]["dependencies"] + [
-        item
-        for group in PROJECT["dependency-groups"].values()
-        for item in group
-        if isinstance(item, str)
-    ]
+    wanted = PROJECT["project"]["dependencies"]
+    wanted = (
+        wanted
+        + PROJECT["project"]["optional-dependencies"]["notebooks"]
+        + [
+            item
+            for group in PROJECT["dependency-groups"].values()
+            for item in group
+            if isinstance(item, str)
+        ]
+    )
     for requirement in wanted:
         assert re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower() in pinned, requirement
 

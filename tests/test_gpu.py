@@ -52,11 +52,11 @@ def library(tmp_path_factory):
 def look(library, tmp_path):
     """What a process that has that NVML finds, after `then` if that is what became of it."""
 
-    def run(*lines, then=(), folder=library, code=LOOK):
+    def run(*lines, then=(), folder=library, code=LOOK, before=()):
         variables = scenario(folder, tmp_path / "scenario", *lines)
         later = ["\n".join(then) + "\n"] if then else []
         found = subprocess.run(
-            [sys.executable, "-c", code, *later],
+            [*before, sys.executable, "-c", code, *later],
             env=os.environ | variables,
             capture_output=True,
             text=True,
@@ -185,8 +185,53 @@ def test_a_card_that_must_be_reset_says_so(look):
 def test_a_card_that_may_not_be_asked_takes_no_other_with_it(look):
     found = look(gpu(0), gpu(1), "fail 0 handle 4")
     assert found["known"]
-    assert "Permissions" in found["gpus"][0]["problem"]
-    assert found["gpus"][1]["memory_total_bytes"] == 24 * GIB
+    refused, other = found["gpus"]
+    assert refused["state"] == "no_permission"
+    assert "/dev/nvidia*" in refused["problem"]
+    assert other["memory_total_bytes"] == 24 * GIB
+
+
+CHANGING = ("memory", "utilization", "temperature", "power", "clocks", "processes")
+
+
+@pytest.mark.parametrize(("code", "state"), [(999, "no_answer"), (4, "no_permission")])
+def test_a_card_that_answers_nothing_is_not_well(look, code, state):
+    found = look(gpu(0), gpu(1), *(f"fail 0 {what} {code}" for what in CHANGING))
+    assert [card["state"] for card in found["gpus"]] == [state, "ok"]
+    assert found["gpus"][0]["problem"]
+
+
+@pytest.mark.parametrize(("code", "words"), [(999, "Unknown Error"), (4, "may not ask")])
+def test_only_a_card_that_has_no_memory_of_its_own_is_said_to_have_none(look, code, words):
+    (note,) = look(gpu(0), f"fail 0 memory {code}")["gpus"][0]["notes"]
+    assert words in note
+    assert "unified" not in note
+
+
+def test_memory_that_is_used_by_nobody_is_used_by_somebody_who_is_not_shown(look):
+    """So it is in a container that does not see the machine's processes."""
+    card = look(gpu(0, used=19))["gpus"][0]
+    assert card["holders"] is None
+    assert "--pid=host" in card["notes"][0]
+
+
+def test_a_name_that_is_no_text_is_unknown(look, tmp_path):
+    bad = 'printf "name 0 caf\\351\n" >> "$NVML_STUB"; exec "$0" "$@"'
+    found = look(gpu(0), before=["sh", "-c", bad])["gpus"][0]
+    assert found["name"] is None
+    assert found["memory_total_bytes"] == 24 * GIB
+
+
+def test_a_process_names_itself_and_breaks_nothing(look):
+    rename = r"import ctypes, time; ctypes.CDLL(None).prctl(15, b'a\x1b[1m\xe9', 0, 0, 0)"
+    code = rename + "; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-ISc", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            (holder,) = look(gpu(0), f"process 0 {process.pid} 7")["gpus"][0]["holders"]
+        finally:
+            process.kill()
+    assert holder["name"] == "a\ufffd[1m\ufffd"
 
 
 WHAT = {

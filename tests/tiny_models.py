@@ -5,30 +5,21 @@ They say nothing sensible, and that is enough: servers, processes and figures ar
 
 import subprocess
 import sys
+from pathlib import Path
 
-CHAT = """
-import sys, torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from gearshift.notebook import _tiny_child
 
-folder = sys.argv[1]
-alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-vocabulary = {text: number for number, text in enumerate(["<s>", "</s>", *alphabet])}
-plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-plain.decoder = decoders.ByteLevel()
-tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>")
-tokenizer.chat_template = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n{% endfor %}assistant: "
+CHAT = Path(_tiny_child.__file__).read_text("utf-8")
+"""That of the notebooks: 8 heads, 4 KV heads."""
+
+WIDE_CACHE = CHAT.replace(
+    "hidden_size=256, intermediate_size=512, num_hidden_layers=2",
+    "hidden_size=64, intermediate_size=128, num_hidden_layers=8",
+).replace(
+    "num_attention_heads=8, num_key_value_heads=4, head_dim=32",
+    "num_attention_heads=64, num_key_value_heads=64, head_dim=256",
 )
-tokenizer.save_pretrained(folder)
-torch.manual_seed(0)
-LlamaForCausalLM(LlamaConfig(
-    vocab_size=384, hidden_size=256, intermediate_size=512, num_hidden_layers=2,
-    num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=4096,
-    bos_token_id=0, eos_token_id=1, dtype="bfloat16",
-)).to(torch.bfloat16).save_pretrained(folder)
-"""
+"""Its KV cache takes 512 KiB a token: 1 GiB, the least that we give it, holds but 2,048."""
 
 EMBEDDING = """
 import sys, torch

@@ -19,6 +19,7 @@ class Sides:
     gap: float = 0.0  # of a token of Ollama's answer to vLLM's own choice
     names: tuple[str, ...] = (MODEL,)  # of vLLM's
     status: int = 200  # of vLLM's chats
+    refuse: bool = False  # vLLM answers nothing but errors
     chats: int = 0
     failed: int = 0
     others: tuple[int, int] = (0, 0)  # requests of other people, and those of them that failed
@@ -48,13 +49,17 @@ class Sides:
 
     async def vllm(self, exchange):
         path = exchange.path
-        if path == "/v1/models":
+        if self.refuse:
+            await exchange.reply({"error": {"message": "gone", "code": 500}}, 500)
+        elif path == "/v1/models":
             await exchange.reply({"data": [{"id": name} for name in self.names]})
         elif path == "/metrics":
             await exchange.reply(self._metrics(), kind="text/plain")
         elif path == "/tokenize":
             tokens = self.vllm_tokens if "messages" in exchange.json else [9, 10]
-            await exchange.reply({"tokens": tokens, "token_strs": [f"t{n}" for n in tokens]})
+            await exchange.reply({"tokens": tokens, "count": len(tokens)})
+        elif path == "/detokenize":
+            await exchange.reply({"prompt": "".join(f"t{n}" for n in exchange.json["tokens"])})
         elif path == "/v1/completions":
             rows = [
                 {"9": {"logprob": -0.1, "decoded_token": "Paris"}},

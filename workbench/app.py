@@ -36,6 +36,7 @@ st.navigation(
         st.Page("views/migrate.py", title="Migrate", icon=":material/moving:"),
         st.Page("views/tune.py", title="Tune", icon=":material/tune:"),
         st.Page("views/monitor.py", title="GPU and engine", icon=":material/monitoring:"),
+        st.Page("views/benchmark.py", title="Benchmark", icon=":material/speed:"),
         st.Page("views/doctor.py", title="Doctor", icon=":material/stethoscope:"),
     ]
 ).run()

@@ -115,6 +115,8 @@ class Link:
     kind: str
 
 
+_RIGHTS = "check the rights of /dev/nvidia*; in a container, start it with --gpus all"
+
 _PROBLEMS = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
         GPUState.NO_DRIVER,
@@ -135,7 +137,7 @@ _PROBLEMS = {
     pynvml.NVML_ERROR_NO_PERMISSION: (
         GPUState.NO_PERMISSION,
         "this user may not ask the NVIDIA driver",
-        "check the rights of /dev/nvidia*; in a container, start it with --gpus all",
+        _RIGHTS,
     ),
     pynvml.NVML_ERROR_OPERATING_SYSTEM: (
         GPUState.BLOCKED,
@@ -155,6 +157,13 @@ _BROKEN = {
     ),
 }
 """Answers that speak of the whole card, whatever it was asked for."""
+_REFUSED = _BROKEN | {
+    pynvml.NVML_ERROR_NO_PERMISSION: (
+        GPUState.NO_PERMISSION,
+        f"this user may not ask it; {_RIGHTS}",
+    ),
+}
+"""What it means when a card tells nothing but that."""
 
 _lock = threading.Lock()
 _initialized = False
@@ -223,10 +232,42 @@ def _unknown(error: pynvml.NVMLError) -> GPUs:
     return GPUs(state=state, problem=problem, hint=hint)
 
 
+def silent(seconds: float) -> GPUs:
+    """What is known of the GPUs while the driver hangs."""
+    return GPUs(
+        state=GPUState.NO_ANSWER,
+        problem=f"the NVIDIA driver has not answered for {seconds:.0f} s",
+        hint="see whether nvidia-smi answers, and sudo dmesg | grep -i xid; else reboot",
+    )
+
+
+class _Card:
+    """Asks one card for what changes, and remembers why it did not answer."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.answered = False
+        self.errors: dict[Callable[..., Any], pynvml.NVMLError] = {}
+
+    def ask(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """What it answers; `None` where it has no answer."""
+        try:
+            answer = function(self.handle, *arguments)
+        except pynvml.NVMLError as error:
+            if error.value in _BROKEN:
+                raise
+            self.errors[function] = error
+            return None
+        self.answered = True
+        return answer
+
+
 def _ask(function: Callable[..., T], *arguments: Any) -> T | None:
-    """What NVML answers, `None` where this card or driver has no answer."""
+    """What NVML answers, `None` where it has no answer, or none that can be read."""
     try:
         return function(*arguments)
+    except UnicodeDecodeError:  # pynvml decodes names strictly
+        return None
     except pynvml.NVMLError as error:
         if error.value in _BROKEN:
             raise
@@ -240,20 +281,25 @@ def _cuda_version() -> str | None:
 
 def _gpu(index: int) -> GPU:
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        return _facts(index, handle)
+        return _facts(index, pynvml.nvmlDeviceGetHandleByIndex(index))
     except pynvml.NVMLError as error:
-        otherwise = GPUState.NO_ANSWER, f"it does not answer: {error}"
-        state, problem = _BROKEN.get(error.value, otherwise)
+        otherwise = GPUState.NO_ANSWER, f"it does not answer: {error}; see what nvidia-smi says"
+        state, problem = _REFUSED.get(error.value, otherwise)
         return GPU(index, state=state, problem=problem.replace("{index}", str(index)))
 
 
 def _facts(index: int, handle: Any) -> GPU:
-    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    power = _ask(pynvml.nvmlDeviceGetPowerUsage, handle)
+    card = _Card(handle)
+    memory = card.ask(pynvml.nvmlDeviceGetMemoryInfo)
+    rates = card.ask(pynvml.nvmlDeviceGetUtilizationRates)
+    power = card.ask(pynvml.nvmlDeviceGetPowerUsage)
+    holders = _holders(card, memory)
+    temperature = card.ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU)
+    clock = card.ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_GRAPHICS)
+    memory_clock = card.ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM)
+    if not card.answered:
+        raise card.errors[pynvml.nvmlDeviceGetMemoryInfo]
     limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    holders = _holders(handle)
     capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
     return GPU(
         index=index,
@@ -263,24 +309,28 @@ def _facts(index: int, handle: Any) -> GPU:
         memory_used_bytes=memory and memory.used,
         memory_free_bytes=memory and memory.free,
         utilization_percent=rates and rates.gpu,
-        temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        temperature_c=temperature,
         power_watts=None if power is None else power / 1000,
         power_limit_watts=None if limit is None else limit / 1000,
-        clock_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_GRAPHICS),
-        memory_clock_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+        clock_mhz=clock,
+        memory_clock_mhz=memory_clock,
         compute_capability=capability and (capability[0], capability[1]),
         holders=holders,
         mig=tuple(_instances(handle)),
-        notes=tuple(_notes(memory is None, holders is None)),
+        notes=tuple(_notes(card.errors.get(pynvml.nvmlDeviceGetMemoryInfo), holders is None)),
     )
 
 
-def _notes(no_memory: bool, no_holders: bool) -> Iterator[str]:
-    if no_memory:
+def _notes(no_memory: pynvml.NVMLError | None, no_holders: bool) -> Iterator[str]:
+    if no_memory is not None and no_memory.value == pynvml.NVML_ERROR_NOT_SUPPORTED:
         yield (
             "it does not tell its memory: a card that shares the machine's (unified memory) has "
             "none of its own; look at the machine's"
         )
+    elif no_memory is not None and no_memory.value == pynvml.NVML_ERROR_NO_PERMISSION:
+        yield f"this user may not ask for its memory; {_RIGHTS}"
+    elif no_memory is not None:
+        yield f"it does not tell its memory: {no_memory}; see what nvidia-smi says"
     if no_holders and _in_wsl():
         yield "WSL does not tell who holds its memory; Windows' Task Manager does"
     elif no_holders:
@@ -290,7 +340,7 @@ def _notes(no_memory: bool, no_holders: bool) -> Iterator[str]:
         )
 
 
-def _holders(handle: Any) -> tuple[Holder, ...] | None:
+def _holders(card: _Card, memory: Any) -> tuple[Holder, ...] | None:
     found: dict[int, Holder] = {}
     for newest, older in (
         (
@@ -302,9 +352,9 @@ def _holders(handle: Any) -> tuple[Holder, ...] | None:
             pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2,
         ),
     ):
-        processes = _ask(newest, handle)
+        processes = card.ask(newest)
         if processes is None:
-            processes = _ask(older, handle)  # drivers before 510 have only this one
+            processes = card.ask(older)  # drivers before 510 have only this one
         if processes is None:
             return None
         for process in processes:
@@ -315,14 +365,26 @@ def _holders(handle: Any) -> tuple[Holder, ...] | None:
                 found[process.pid] = Holder(
                     process.pid, _process_name(process.pid), process.usedGpuMemory
                 )
-    if not found and _in_wsl():
-        return None  # processes of Windows hold memory too, and are not shown here
+    if not found and (_in_wsl() or _held_by_somebody(memory)):
+        return None  # of Windows, or outside of this container: they are not shown here
     return tuple(found.values())
 
 
+def _held_by_somebody(memory: Any) -> bool:
+    """Whether more is used than a driver takes for itself."""
+    return memory is not None and memory.used > max(_DRIVERS_OWN, memory.total // 50)
+
+
+_DRIVERS_OWN = 1 << 30  # bytes; the more memory a card has, the more tables the driver keeps
+
+
 def _process_name(pid: int) -> str | None:
+    """Its name, without what would break or command a terminal: any process can choose its own."""
     with suppress(psutil.Error):
-        return str(psutil.Process(pid).name())
+        name = psutil.Process(pid).name()
+        return "".join(
+            letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
+        )
     return None
 
 

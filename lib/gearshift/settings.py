@@ -298,6 +298,41 @@ def settings_with(**fields: Any) -> Settings:
         raise _unreadable(wrong) from None
 
 
+def with_setting(data: bytes, name: str, value: str) -> bytes:
+    """What `.env` holds once it sets `name=value`; every other line stays as it is, to the byte.
+
+    Raises:
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    line = f"{name}='{value}'" if re.search(r"[^\w./:@+-]", value) else f"{name}={value}"
+    text = data.decode("utf-8")
+    end = "\r\n" if "\r\n" in text else "\n"
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += end
+    ours = re.compile(rf"\s*(export\s+)?{re.escape(name)}\s*=", re.IGNORECASE)
+    places = [i for i, old in enumerate(lines) if ours.match(old)]
+    if places:
+        lines[places[-1]] = line + end
+    else:
+        lines.append(line + end)
+    return "".join(lines).encode()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Puts `data` in a file's place at once, or where a link to it points; its rights stay.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = path.resolve()
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")
+    scratch.write_bytes(data)
+    if path.exists():
+        scratch.chmod(path.stat().st_mode & 0o777)
+    scratch.replace(path)
+
+
 def save_setting(name: str, value: str) -> bool:
     """Writes `name=value` into `.env`, keeping every other line; the file is replaced at once.
 
@@ -308,24 +343,9 @@ def save_setting(name: str, value: str) -> bool:
     """
     if re.search(r"[\r\n'\\\0]", value):
         raise SettingsError(f"{name} cannot hold {value!r}", hint="use plain text in one line")
-    line = f"{name}='{value}'" if re.search(r"[^\w./:@+-]", value) else f"{name}={value}"
     try:
-        text = ENV_FILE.read_bytes().decode("utf-8") if ENV_FILE.exists() else ""
-        end = "\r\n" if "\r\n" in text else "\n"
-        lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-        if lines and not lines[-1].endswith("\n"):
-            lines[-1] += end
-        ours = re.compile(rf"\s*(export\s+)?{re.escape(name)}\s*=", re.IGNORECASE)
-        places = [i for i, old in enumerate(lines) if ours.match(old)]
-        if places:
-            lines[places[-1]] = line + end
-        else:
-            lines.append(line + end)
-        scratch = ENV_FILE.with_name(f".env.{os.getpid()}.new")
-        scratch.write_bytes("".join(lines).encode())
-        if ENV_FILE.exists():
-            scratch.chmod(ENV_FILE.stat().st_mode & 0o777)
-        scratch.replace(ENV_FILE)
+        old = ENV_FILE.read_bytes() if ENV_FILE.exists() else b""
+        replace_file(ENV_FILE, with_setting(old, name, value))
     except (OSError, UnicodeDecodeError) as wrong:
         raise SettingsError(
             f"cannot write {ENV_FILE.absolute()}: {wrong}",

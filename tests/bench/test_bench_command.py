@@ -36,7 +36,7 @@ def test_the_json_has_the_keys_that_scripts_depend_on(known):
         assert (run["provider"], run["requests"], run["failed"]) == ("vllm", 8, 0)
         for metric in ("ttft_s", "tpot_s", "itl_s", "e2el_s"):
             assert run[metric].keys() == {"p50", "p95", "p99", "mean"}
-        assert run["ttft_s"]["p50"] == pytest.approx(0.04, abs=0.005)
+        assert 0.04 <= run["ttft_s"]["p50"] < 0.2
         assert run["goals_met"] == {"p95 ttft < 1": True, "p95 tpot < 0.001": False}
         assert run["goodput_per_s"] == 0
     assert found["seed"] == 7
@@ -53,8 +53,8 @@ def test_failures_are_counted_and_said_and_the_rest_is_measured(known):
     (run,) = found["runs"]
     assert (run["requests"], run["failed"]) == (24, sum(f["count"] for f in run["failures"]))
     assert 8 <= run["failed"] <= 14
-    assert "failed (truncated)" in said
-    assert "failed (server): " in said
+    assert "× truncated: " in said
+    assert "× server: " in said
 
 
 @pytest.mark.parametrize("provider", ["vllm", "ollama"])
@@ -81,6 +81,9 @@ def test_a_remote_address_is_refused_unless_it_is_allowed():
         ["--requests", "0"],
         ["--requests", "5", "--duration", "5"],
         ["--rate", "0"],
+        ["--scenario", "none"],
+        ["--scenario", "ten", "--concurrency", "5"],
+        ["--url", "http://127.0.0.1:1", "--provider", "vllm", "--provider", "ollama"],
     ],
 )
 def test_wrong_usage_is_status_two(arguments):
@@ -125,6 +128,33 @@ def test_prompts_come_from_a_file(known, tmp_path):
     file.write_text("[1]", "utf-8")
     found, _ = bench(*common, "--prompts", file, status=1)
     assert "line 1 holds no prompt" in found["error"]["message"]
+
+
+def test_measurements_are_kept_listed_compared_and_written_as_a_page(known, tmp_path):
+    page = tmp_path / "report.html"
+    common = ["--url", known.url, "--requests", 4, "--input-tokens", 9, "--output-tokens", 4]
+    first, _ = bench(*common, "--model", "ttft=10,itl=4", "--report", page)
+    second, _ = bench(*common, "--model", "ttft=60,itl=4")
+    assert "<svg" in page.read_text("utf-8")
+    kept, _ = bench("--list")
+    assert set(kept["kept"]) == {first["name"], second["name"]}
+    found, _ = bench("--compare", first["name"], second["name"])
+    (row,) = found["changes"]
+    assert row["ttft_p50_s"]["change"] > 1
+    assert row["ttft_p50_s"]["certain"] is None
+    wrong, _ = bench("--compare", first["name"], "nothing", status=1)
+    assert first["name"] in wrong["error"]["hint"]
+
+
+def test_an_open_loop_is_told_by_its_rate(known):
+    found, said = bench(
+        "--url", known.url, "--model", "ttft=10,itl=1", "--rate", 20, "--burstiness", 0.5,
+        "--duration", 2, "--input-tokens", 9, "--output-tokens", 4, "--seed", 5,
+    )  # fmt: skip
+    (run,) = found["runs"]
+    assert (run["concurrency"], run["rate"], run["failed"]) == (None, 20, 0)
+    assert 10 <= run["requests"] <= 80
+    assert "open loop" in said
 
 
 def test_ctrl_c_prints_what_was_measured(known):

@@ -40,7 +40,7 @@ def agrees(run, rows):
         assert near(found.p50, np.median(real), late), metric
         assert near(found.mean, np.mean(real), late), metric
     seconds = max(row["ended"] for row in rows) - min(row["received"] for row in rows)
-    assert run.output_tokens_per_s == pytest.approx(run.output_tokens / seconds, rel=0.01)
+    assert run.duration_s == pytest.approx(seconds, rel=0.01, abs=0.001 + 2 * late)
 
 
 @pytest.mark.parametrize(
@@ -92,23 +92,35 @@ def test_a_server_that_stops_answering_fails_by_the_budgets_of_a_chat(target, mo
 
 def test_cancelled_it_keeps_what_was_measured(known, target):
     cancel = threading.Event()
-    threading.Timer(1.5, cancel.set).start()
-    began = time.monotonic()
     seen = []
-    run = send(target("ttft=50,itl=10"), Load(4, 5000), 10, cancel=cancel, progress=seen.append)
-    assert time.monotonic() - began < 5
+
+    def progress(now):
+        seen.append(now)
+        if now.done >= 8:
+            cancel.set()
+
+    run = send(target("ttft=50,itl=10"), Load(4, 5000), 10, cancel=cancel, progress=progress)
     assert run.cancelled
-    assert 4 <= len(run.completed) == len(run.requests) < 200
-    assert run.unfinished == 4
-    assert run.percentiles("ttft").p50 == pytest.approx(0.05, abs=0.02)
-    assert 0 < seen[0].sent <= seen[-1].sent
-    assert seen[-1].done <= len(run.completed)
+    assert 8 <= seen[-1].done <= len(run.completed) == len(run.requests) < 500
+    assert 1 <= run.unfinished <= 4
+    assert run.percentiles("ttft").p50 >= 0.05
+
+
+def test_cancelled_before_it_began_it_returns_at_once(target):
+    cancel = threading.Event()
+    cancel.set()
+    began = time.monotonic()
+    run = send(target("ttft=5000"), Load(4, 100, warmup=50), 10, cancel=cancel)
+    assert run.cancelled
+    assert not run.requests
+    assert time.monotonic() - began < 20
 
 
 def test_for_a_time_requests_are_begun_and_those_on_their_way_are_finished(target):
     run = send(target("ttft=100,itl=10"), Load(5, duration_s=1.0), 10)
-    assert 20 <= len(run.completed) == len(run.requests) <= 30
-    assert 1.0 < run.duration_s < 1.6
+    assert 5 < len(run.completed) == len(run.requests) <= 30
+    assert max(request.started for request in run.requests) < run.began + 1.0
+    assert run.ended > run.began + 0.8
 
 
 def test_people_think_between_questions(target):
@@ -119,14 +131,17 @@ def test_people_think_between_questions(target):
 
 def test_the_open_loop_keeps_to_its_plan_whatever_the_server_does(target):
     load = Load(None, 60, rate=40.0, seed=3)
-    run = send(target("ttft=400"), load, 2)
+    run = send(target("ttft=4000"), load, 2)
     assert len(run.completed) == 60
     started = np.array([request.started for request in run.requests])
     planned = np.array(arrivals(load))
-    late = (started - started[0]) - (planned - planned[0])
-    assert np.median(np.abs(late)) < 0.01
-    assert run.percentiles("ttft").p50 == pytest.approx(0.4, abs=0.02)
-    assert why_invalid(run) is None
+    due = np.array([request.due for request in run.requests])
+    assert due - due[0] == pytest.approx(planned - planned[0])
+    assert (started >= due).all()
+    assert np.median(started - due) < 0.25  # it does not wait for the server's four seconds
+    assert max(request.started for request in run.requests[:20]) < min(
+        request.ended for request in run.requests
+    ), "nobody waited for the first answer"
 
 
 def test_an_open_loop_may_have_a_limit(known, target):

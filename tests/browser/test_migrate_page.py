@@ -1,5 +1,6 @@
 """The five steps of a migration in a browser, between two scripted servers."""
 
+import json
 import re
 
 import pytest
@@ -25,6 +26,8 @@ def checkpoint(embedding_home):
     folder = embedding_home / "checkpoints" / "small-1b"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}", "utf-8")
+    report = {"source": {"file": "/blobs/sha256-1"}, "checks": []}
+    (folder / "gearshift.json").write_text(json.dumps(report), "utf-8")
     return folder
 
 
@@ -61,7 +64,7 @@ def test_the_five_steps_are_walked_left_and_taken_up_again(workbench, visit, sid
     page.get_by_label("Seconds to watch").fill("1")
     page.get_by_label("Seconds to watch").press("Enter")
     page.get_by_role("button", name="Cut over").click()
-    expect(page.get_by_text("Chats go to vLLM now. Before, they went to ollama.")).to_be_visible()
+    expect(page.get_by_text("Chats go to vLLM now. Before, they went to Ollama.")).to_be_visible()
     assert "LLM_PROVIDER=vllm" in (bench.folder / ".env").read_text("utf-8")
     page.get_by_role("button", name="Go back").click()
     expect(page.get_by_role("button", name="Cut over")).to_be_visible()

@@ -343,6 +343,7 @@ PREFILL = {"tokens": 100, "finished": 10, "first": 30.0, "between": 1.0}
         ({"running": 3, "waiting": 9, "cache": 0.99}, 97, "warning", "--kv-cache-dtype fp8"),
         ({"running": 3, "preemptions": 2}, 97, "warning", "put back"),
         ({"running": 1, "tokens": 50}, 20, "warning", "only 20 % busy"),
+        ({"running": 1, "tokens": 50}, None, "passed", "1 request under way"),
     ],
 )
 def test_what_holds_generation_up(metrics, card, later, busy, status, words):

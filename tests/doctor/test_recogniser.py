@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -333,17 +334,17 @@ def test_a_large_file_is_read_in_part_and_that_is_said(tmp_path):
         for n in range(400_000):
             file.write(line.format(n=n))
         file.write("ValueError: No available memory for the cache blocks.\n")
-    began = time.monotonic()
+    began = time.process_time()
     log = read_log(path)
     assert [cause.cause for cause in diagnose(log).causes] == ["kv-cache-no-memory"]
     assert log.left_out > 1_000_000
-    assert time.monotonic() - began < 8  # minutes, if a pattern tried each place anew
+    assert time.process_time() - began < 8  # minutes, if a pattern tried each place anew
 
 
 def test_bytes_that_are_no_text_take_no_long():
-    began = time.monotonic()
+    began = time.process_time()
     assert diagnose(log_of(random.Random(5).randbytes(2_000_000))).causes == ()
-    assert time.monotonic() - began < 4  # 0.8 on an idle machine
+    assert time.process_time() - began < 4  # 0.8 on an idle machine
 
 
 def test_the_part_that_is_looked_for_first_is_in_each_match():
@@ -366,10 +367,10 @@ def test_logs_of_windows_are_read(tmp_path, encoding):
     "nasty", ["a" * 300_000, "(" * 100_000, "flash " * 60_000, "huggingface.co " * 20_000]
 )
 def test_no_text_takes_long(nasty):
-    began = time.monotonic()
+    began = time.process_time()
     diagnose(make_log(nasty))
     diagnose(make_log("\n".join(nasty[i : i + 3000] for i in range(0, len(nasty), 3000))))
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30
 
 
 @pytest.mark.parametrize("row", ORDINARY, ids=lambda row: row["text"][:24])
@@ -389,6 +390,8 @@ def test_each_fix_that_is_a_text_takes_its_parts_from_each_message(signature):
     ("text", "words"),
     [
         ("serve: error: argument --dtype: invalid choice: 'int8' (choose from auto)", "--dtype"),
+        ("vllm serve: error: argument -tp/--tensor-parallel-size: expected one argument", "-tp"),
+        ("main.py: error: the following arguments are required: --model", "--model"),
         (
             "vllm serve: error: argument --max-model-len: invalid int value: 'abc'",
             "--max-model-len",
@@ -417,6 +420,17 @@ def test_each_fix_that_is_a_text_takes_its_parts_from_each_message(signature):
 )
 def test_the_fix_speaks_of_what_the_message_names(text, words):
     assert words in first(text).fix
+
+
+def test_no_text_breaks_it():
+    chance = random.Random(7)
+    odd = ["0", "", "9" * 400, "1.2.3", "-5", "²", "nan", "٣", "{x}", "%s", "\\"]
+    for row in EXCERPTS:
+        text = re.sub(r"\d[\d.,]*", lambda _: chance.choice(odd), row["text"])
+        ranks, port = chance.choices(odd, k=2)
+        told = f"$ vllm serve microsoft/phi-4 -tp {ranks} --port {port}\n"
+        for found in diagnose(make_log(told + text)).causes:
+            assert found.fix
 
 
 def test_the_port_of_the_log_is_told():

@@ -313,3 +313,25 @@ def test_the_build_goes_by_the_driver(found, build):
     chosen, why = choose_build(found)
     assert chosen is build
     assert why
+
+
+@pytest.mark.parametrize(
+    ("names", "quiet"),
+    [
+        (["vllm-0.32.0+cpu.dist-info"], True),
+        (["vllm-0.16.0.dist-info"], True),
+        (["vllm-0.15.1.dist-info"], False),
+        (["vllm-what.dist-info"], False),
+        ([], False),
+    ],
+)
+def test_an_option_is_given_to_a_vllm_that_has_it(tmp_path, make_settings, names, quiet):
+    packages = tmp_path / "theirs" / "lib" / "python3.11" / "site-packages"
+    for name in names:
+        (packages / name).mkdir(parents=True)
+    python = tmp_path / "theirs" / "bin" / "python"
+    assert environment.can_be_quiet(make_settings(vllm_python=python)) is quiet
+
+
+def test_our_own_vllm_will_have_it(make_settings):
+    assert environment.can_be_quiet(make_settings())

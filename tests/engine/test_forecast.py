@@ -10,12 +10,12 @@ GIB = 1 << 30
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
 
-def gpu(index, free, total=24):
+def gpu(index, free, total=24, name="NVIDIA A10"):
     used = None if free is None else total - free
     return GPU(
         index,
         f"GPU-{index}",
-        "NVIDIA A10",
+        name,
         memory_total_bytes=None if free is None else total * GIB,
         memory_used_bytes=None if used is None else used * GIB,
         memory_free_bytes=None if free is None else free * GIB,
@@ -38,6 +38,18 @@ def test_it_takes_the_gpus_with_most_room_and_no_more_than_is_free(make_settings
 def test_of_an_empty_gpu_it_takes_what_vllm_takes(make_settings):
     room = room_beside(Question(LLAMA, gpus=1), make_settings(), (gpu(0, 24),))
     assert room.utilization == 0.92
+
+
+SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.mark.parametrize(("free", "fits"), [(0, False), (1, False), (8, True)])
+def test_on_a_large_gpu_that_is_full_nothing_fits(make_settings, free, fits):
+    """A share of it that vLLM could be given would be more than is free."""
+    room = room_beside(Question(SMALL), make_settings(), (gpu(0, free, 180, "NVIDIA B200"),))
+    assert room.forecast.fit.fits is fits
+    if not fits:
+        assert room.forecast.fit.reasons == (f"only {free:.1f} GiB of GPU 0 are free",)
 
 
 def test_a_gpu_that_does_not_tell_is_not_taken(make_settings):

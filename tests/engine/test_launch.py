@@ -59,6 +59,7 @@ WHOLE = {
     "reasoning_parser": "qwen3",
     "runner": "generate",
     "enforce_eager": True,
+    "quiet": True,
     "chunked_prefill": True,
     "prefix_caching": False,
 }
@@ -85,6 +86,7 @@ def test_a_launch_with_everything():
         "--reasoning-parser=qwen3",
         "--runner=generate",
         "--enforce-eager",
+        "--disable-access-log-for-endpoints=/health,/metrics",
         "--enable-chunked-prefill",
         "--no-enable-prefix-caching",
         "--enable-lora",

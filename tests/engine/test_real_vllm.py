@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
+import statistics
 import time
+from itertools import pairwise
 
+import aiohttp
 import pytest
 
 import tiny_models
@@ -84,33 +88,87 @@ def started(vllm, chat_model, embedding_model):
     return [vllm.wait(port) for port in ports]
 
 
-async def same_figures(vllm, record, service):
+class Load:
+    """Requests to a server, and what they counted themselves.
+
+    They are made without our service: random bytes are seldom text, and it yields nothing else.
+    """
+
+    def __init__(self, vllm, record):
+        self.record = record
+        self.settings = vllm.settings(vllm_base_url=record.url)
+        self.first, self.gaps, self.written, self.read = [], [], [], []
+
+    async def engine(self):
+        _, engines, _ = await watch_once(self.settings)
+        return next(engine for engine in engines if engine.url == self.record.url)
+
+    async def ask(self, *prompts, tokens):
+        """All at once."""
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*(self._ask(session, prompt, tokens) for prompt in prompts))
+
+    async def _ask(self, session, prompt, tokens):
+        wish = {"model": self.record.model, "prompt": prompt, "max_tokens": tokens, "stream": True}
+        wish |= {"stream_options": {"include_usage": True}, "temperature": 0, "ignore_eos": True}
+        stamps = [time.monotonic()]
+        async with session.post(f"{self.record.url}/v1/completions", json=wish) as answer:
+            async for line in answer.content:
+                event = line.decode().removeprefix("data: ").strip()
+                if event in ("", "[DONE]"):
+                    continue
+                if json.loads(event)["choices"]:
+                    stamps.append(time.monotonic())
+                else:
+                    usage = json.loads(event)["usage"]
+        self.first.append(stamps[1] - stamps[0])
+        self.gaps += [later - earlier for earlier, later in pairwise(stamps[1:])]
+        self.written.append(usage["completion_tokens"])
+        self.read.append(usage["prompt_tokens"])
+
+    def agrees(self, before, after):
+        """What the server tells between two samples is what we have counted and seen."""
+        found = between(before, after)
+        assert found.finished == len(self.first)
+        assert found.generation_tokens_per_s * found.seconds == pytest.approx(sum(self.written))
+        assert found.prompt_tokens_per_s * found.seconds == pytest.approx(sum(self.read))
+        same_times(found.ttft_s, self.first, after.ttft, 0.25)
+        same_times(found.itl_s, self.gaps, after.itl, 0.05)
+        return found
+
+
+def same_times(told, seen, histograms, late):
+    """Percentiles of a histogram are in the same bucket as those of what was seen.
+
+    What is seen is what is told and the way to us, up to `late` seconds on a busy machine.
+    """
+    assert told.mean == pytest.approx(statistics.mean(seen), abs=late)
+    bounds = {bound for one in histograms.values() for bound in one.buckets}
+    ranked = sorted(seen)
+    for share in (50, 95, 99):
+        value = getattr(told, f"p{share}")
+        above = min(bound for bound in bounds if bound >= value)
+        below = max((bound for bound in bounds if bound < value), default=0.0)
+        one = ranked[math.ceil(share / 100 * len(ranked)) - 1]
+        assert below - late <= one <= above + late, (share, told, one)
+
+
+async def same_figures(vllm, record):
     """What the server says of itself agrees with what those who asked it have counted."""
-    settings = vllm.settings(vllm_base_url=record.url)
-
-    async def figures():
-        engines, _ = await watch_once(settings)
-        return next(engine for engine in engines if engine.url == record.url)
-
-    async def ask(number):
-        began, first = time.monotonic(), None
-        prompt = "Hello " * 40 + str(number)
-        async for chunk in service.generate_stream(prompt, record.model, max_tokens=30):  # noqa: B007
-            first = first or time.monotonic() - began
-        return first, chunk.usage.completion_tokens, chunk.usage.prompt_tokens
-
-    before = (await figures()).readings[-1].sample
-    answers = [await asyncio.gather(*(ask(number) for number in range(8))) for _ in range(3)]
-    times, written, read = zip(*(one for round_ in answers for one in round_), strict=True)
-    engine = await figures()
-    found = between(before, engine.readings[-1].sample)
-    assert found.finished == len(times) == 24
-    assert found.generation_tokens_per_s * found.seconds == pytest.approx(sum(written))
-    assert found.prompt_tokens_per_s * found.seconds == pytest.approx(sum(read))
-    assert 0 < found.ttft_s.mean < max(times)  # the way to us and back is not in it
+    await Load(vllm, record).ask("Hello", tokens=3)  # the first one of its kind takes its time
+    load = Load(vllm, record)
+    before = (await load.engine()).readings[-1].sample
+    for _ in range(3):
+        await load.ask(*("Hello " * 40 + str(number) for number in range(8)), tokens=30)
+    engine = await load.engine()
+    after = engine.readings[-1].sample
+    found = load.agrees(before, after)
+    assert found.finished == 24
     assert 0.5 < found.prefix_cache_hit_rate < 1.0  # the prompts begin with the same words
+    assert found.preemptions == 0
     assert (engine.now().running, engine.now().waiting) == (0, 0)
     assert f"{found.kv_cache_tokens:,} tokens" in record.log.read_text("utf-8")
+    assert '"GET /metrics' not in record.log.read_text("utf-8")  # it is not filled by us
 
 
 async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started):
@@ -127,7 +185,7 @@ async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started
         )
     ]
     assert "".join(pieces) == whole.text
-    await same_figures(vllm, text, service)
+    await same_figures(vllm, text)
     rows = await vllm.service(vectors.launch.port).embed(["one", "two"], model=vectors.model)
     assert [len(row) for row in rows] == [128, 128]
     log = text.log.read_text("utf-8")
@@ -151,6 +209,26 @@ async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started
     assert servers.find_on(vectors.launch.port, vllm.settings()).state is State.READY
     assert vllm.stop(vectors.launch.port).state is State.STOPPED
     assert not [process for process in vectors.tree if alive(process)]
+
+
+async def test_a_full_cache_puts_requests_back_and_it_is_said(vllm, engine_python, tmp_path):
+    model = tiny_models.make(tiny_models.WIDE_CACHE, engine_python, tmp_path / "wide")
+    record = vllm.wait(vllm.begin(model, choices={"max_model_len": 1024}))
+    load = Load(vllm, record)
+    before = (await load.engine()).readings[-1].sample
+    assert before.kv_cache_tokens == 2048
+    # Eight prompts fit beside each other, two blocks of 128 tokens each; their answers do not.
+    asked = asyncio.create_task(load.ask(*(f"{n} " * 112 for n in range(8)), tokens=50))
+    seen = []
+    while not asked.done():
+        seen.append(await load.engine())
+    await asked
+    found = load.agrees(before, (await load.engine()).readings[-1].sample)
+    assert found.preemptions > 0
+    words = [engine.in_words() for engine in seen]
+    assert any("put back" in said or "is full" in said for said in words), words
+    assert all("fp8" not in said for said in words)
+    assert max(engine.readings[-1].sample.kv_cache_usage for engine in seen) > 0.9
 
 
 def until(condition, seconds=15.0):

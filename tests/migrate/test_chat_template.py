@@ -30,6 +30,11 @@ def test_the_translation_gives_ollamas_prompts(row):
     assert found == row["prompts"]
 
 
+def test_texts_are_put_together_by_printf():
+    found = translate('{{ printf "<%s> %v" .System .Prompt }}', system="S")
+    assert rendered(found, [{"role": "user", "content": "a"}]) == "<S> a"
+
+
 def test_the_begin_token_comes_first():
     assert (
         rendered(translate("{{ .Prompt }}", begin="<s>"), [{"role": "user", "content": "a"}])
@@ -45,6 +50,22 @@ def test_the_begin_token_comes_first():
         ("{{ .Prompt", "not closed"),
         ("{{ range .Messages }}{{ .Role.Name }}{{ end }}", "not known here"),
         ("{{ json .Messages }}", "'json'"),
+        ("{{ .prompt }}", "not a text is printed"),
+        ("{{ .Messages }}", "not a text is printed"),
+        ("{{ range .Messages }}{{ .content }}{{ end }}", "'content' of a message"),
+        ("{{ range .Messages }}{{ . }}{{ end }}", "not a text is printed"),
+        ("{{ .Tools }}{{ .Prompt }}", "not a text is printed"),
+        ("{{ eq .Prompt .System }}", "not a text is printed"),
+        ("{{ if eq .Prompt 1 }}{{ end }}", "eq of text and number"),
+        ("{{ len .Prompt }}", "no list"),
+        ("{{ range 3 }}{{ end }}", "no list of messages"),
+        ("{{ range .Prompt }}{{ end }}", "no list of messages"),
+        ("{{ range slice .Messages 2 }}{{ end }}", "out of range"),
+        ("{{ 1.5 }}", "not a text is printed"),
+        ("{{ break }}", "outside of a range"),
+        (r'{{ "\xc3\xa9" }}', "escape"),
+        (r"""{{ "\'" }}""", "escape"),
+        ('{{ printf "%d" .Prompt }}', "format"),
         ('{{ define "x" }}{{ end }}', "define"),
         ("{{ $x }}", "not declared"),
         ("{{ .Prompt }} {{ | }}", "no function"),

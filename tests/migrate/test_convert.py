@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -54,10 +55,10 @@ def test_the_weights_of_a_real_model_become_a_checkpoint(
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
     assert sorted(path.name for path in target.parent.iterdir()) == [".smollm2.lock", "smollm2"]
     assert (weights().stat().st_mtime_ns, sorted(os.listdir(weights().parent))) == before
-    started = time.monotonic()
+    made = (target / "model.safetensors").stat().st_mtime_ns
     again = convert(weights(), target, settings, quiet, template=template)
-    assert again == found  # not done again
-    assert time.monotonic() - started < 10
+    assert again == found
+    assert (target / "model.safetensors").stat().st_mtime_ns == made  # it is not done again
 
 
 @pytest.fixture
@@ -148,6 +149,37 @@ def test_stopping_ends_the_work_and_leaves_nothing(child, small, tmp_path):
         convert(small, tmp_path / "out" / "new", settings, stop)
     assert time.monotonic() - started < 60
     assert left(tmp_path / "out") == []
+
+
+def test_one_that_is_stopped_while_it_compares_goes_on_there(child, small, tmp_path):
+    runs = tmp_path / "runs"
+    settings = child(
+        f"open({str(runs)!r}, 'a').write('once ')\n"
+        "open(target + '/model.safetensors', 'w').close()\n"
+        f"print(json.dumps({REPORT}))"
+    )
+
+    def stop(words, share):
+        if words == "looking it over":
+            raise KeyboardInterrupt
+
+    target = tmp_path / "out" / "new"
+    with pytest.raises(KeyboardInterrupt):
+        convert(small, target, settings, stop)
+    assert not target.exists()
+    convert(small, target, settings, quiet)
+    assert runs.read_text("utf-8") == "once "
+    assert sorted(path.name for path in target.iterdir()) == ["gearshift.json", "model.safetensors"]
+
+
+def test_the_work_ends_with_whoever_started_it():
+    code = (
+        "import threading, time; from gearshift.migrate._convert_child import end_with_parent\n"
+        "threading.Thread(target=end_with_parent, daemon=True).start(); time.sleep(120)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        child.stdin.close()  # as the kernel does for one that was killed
+        assert child.wait(60) == 1
 
 
 def test_two_at_once_do_not_mix(child, small, tmp_path):

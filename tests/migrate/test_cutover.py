@@ -66,6 +66,48 @@ def test_what_was_changed_since_is_kept(sides):
     assert ENV.read_bytes() == BEFORE + b"\r\nDEFAULT_MODEL=other\r\n"
 
 
+def test_a_second_one_after_a_change_goes_back_to_before_the_first(sides):
+    ENV.write_bytes(BEFORE)
+    switch(sides, watch=0)
+    ENV.write_bytes(ENV.read_bytes() + b"DEFAULT_MODEL=other\r\n")
+    switch(sides, watch=0)
+    assert roll_back(sides.settings)["active"] == "ollama"
+    assert ENV.read_bytes() == BEFORE + b"\r\nDEFAULT_MODEL=other\r\n"
+
+
+def test_one_that_was_killed_in_between_goes_back_exactly(sides, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(name):
+        raise Killed
+
+    ENV.write_bytes(BEFORE)
+    with monkeypatch.context() as patch:
+        patch.setattr(LLMServiceFactory, "switch", kill)
+        with pytest.raises(Killed):
+            switch(sides, watch=0)
+    assert ENV.read_bytes() != BEFORE
+    assert roll_back(sides.settings)["exact"] is True
+    assert ENV.read_bytes() == BEFORE
+
+
+def test_a_link_stays_a_link(sides, tmp_path):
+    real = tmp_path / "real.env"
+    real.write_bytes(BEFORE)
+    ENV.symlink_to(real)
+    switch(sides, watch=0)
+    assert b"LLM_PROVIDER=vllm" in real.read_bytes()
+    roll_back(sides.settings)
+    assert (ENV.is_symlink(), real.read_bytes()) == (True, BEFORE)
+
+
+def test_what_is_no_file_is_said(sides):
+    ENV.mkdir()
+    with pytest.raises(EngineError, match="cannot be read"):
+        switch(sides, watch=0)
+
+
 def test_the_way_back_is_found_from_another_folder(sides, tmp_path, monkeypatch):
     ENV.write_bytes(BEFORE)
     file = ENV.absolute()
@@ -104,6 +146,15 @@ def test_as_many_errors_as_before_are_no_reason(sides):
         sides.others = (200, 24)
 
     assert switch(sides, on_counts=as_before).reason is None
+
+
+def test_who_stops_watching_keeps_the_switch(sides):
+    def stop(seconds, counts):
+        raise KeyboardInterrupt
+
+    done = switch(sides, watch=60, on_counts=stop)
+    assert (done.active, done.reason) == ("vllm", None)
+    assert done.watched_s < 60
 
 
 @pytest.mark.parametrize(

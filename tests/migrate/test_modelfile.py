@@ -88,3 +88,23 @@ def test_what_cannot_be_read_at_all_is_said(tmp_path):
         read_modelfile(tmp_path / "none")
     with pytest.raises(EngineError, match="cannot be read: Is a directory"):
         read_modelfile(tmp_path)
+
+
+def test_a_parameter_that_is_called_like_an_instruction_is_one():
+    """Ollama 0.9.3 keeps both in one list, by their names alone."""
+    file = parse(b"PARAMETER model mistral\nPARAMETER system Be brief.\nPARAMETER num_ctx 9\n")
+    assert (file.error, file.last("from"), file.last("system")) == (None, "mistral", "Be brief.")
+    assert file.parameters == [("num_ctx", "9")]
+
+
+def test_numbers_of_any_length_are_read():
+    assert parse(f"FROM a\nPARAMETER seed {'0' * 5000}7\n".encode()).error is None
+    assert "whole number" in parse(f"FROM a\nPARAMETER seed {'9' * 5000}\n".encode()).error
+    assert parse(b"FROM a\nPARAMETER seed -9223372036854775808\n").error is None
+    assert parse(b"FROM a\nPARAMETER seed 9223372036854775808\n").error is not None
+
+
+def test_a_quote_that_is_not_closed_for_long_is_read_at_once():
+    # When each line looked at all those before it, this took minutes.
+    found = parse(b'FROM a\nLICENSE """' + b"a line of it\n" * 80_000)
+    assert "closing quote is missing" in found.error

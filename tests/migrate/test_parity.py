@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from gearshift.cli import app
 from gearshift.errors import GearshiftError
-from gearshift.migrate.pairs import Alike, compare
+from gearshift.migrate.pairs import Alike, Sides, compare
 from gearshift.migrate.questions import make_questions, read_questions
 from gearshift.migrate.verdict import judge
 from gearshift.providers import run
@@ -20,24 +20,43 @@ from gearshift.schemas import Message
 MODEL = "small:1b"
 
 
+def checkpoint(home):
+    """What a conversion leaves, as far as nothing is served from it."""
+    folder = home / "checkpoints" / "small-1b"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", "utf-8")
+    report = {"source": {"file": "/blobs/sha256-1"}, "checks": []}
+    (folder / "gearshift.json").write_text(json.dumps(report), "utf-8")
+
+
 @pytest.fixture
 def pair(sides, embedding_home):
     """The pair that both servers make of one question."""
 
     def ask(question="What is the capital of France?"):
         asked = make_questions([question], None)
-        ollama, vllm = OllamaService(sides.settings), VLLMService(sides.settings)
+        both = Sides(
+            OllamaService(sides.settings), MODEL, VLLMService(sides.settings), MODEL, ("</s>",)
+        )
         seen = []
-        (found,) = run(
-            compare(
-                asked, (ollama, MODEL), (vllm, MODEL), library.embedder(MiniLM.name), 16, ["</s>"],
-                seen.append,
-            )
-        )  # fmt: skip
+        embedder = library.embedder(MiniLM.name)
+        (found,) = run(compare(asked, both, embedder, 16, seen.append))
         assert seen == [found]
         return found
 
     return ask
+
+
+def test_a_server_that_breaks_off_costs_only_the_questions_that_come_after(sides, embedding_home):
+    asked = make_questions(["one", "two"], None)
+    both = Sides(OllamaService(sides.settings), MODEL, VLLMService(sides.settings), MODEL)
+
+    def break_it(pair):
+        sides.refuse = True
+
+    first, second = run(compare(asked, both, library.embedder(MiniLM.name), 16, break_it))
+    assert (first.alike, second.alike) == (Alike.SAME, Alike.UNKNOWN)
+    assert "1 have no whole answer" in judge([first, second]).reasons[1]
 
 
 def test_the_same_is_the_same(pair):
@@ -52,7 +71,7 @@ def test_where_prompts_part_is_shown(pair, sides):
     found = pair()
     assert found.same_prompt is False
     assert "3 tokens in Ollama, 4 in vLLM; the first 1 are the same" in found.difference
-    assert "after 't1', vLLM has 't7t8t3'" in found.difference
+    assert "after 't1', Ollama has 't2t3' and vLLM 't7t8t3'" in found.difference
     verdict = judge([found])
     assert verdict.verdict is Alike.DIFFERENT
     assert any("the first that is not" in reason for reason in verdict.reasons)
@@ -61,7 +80,8 @@ def test_where_prompts_part_is_shown(pair, sides):
 def test_a_longer_chat_is_compared_by_its_number_of_tokens(pair, sides):
     chat = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     found = pair(chat)
-    assert (found.same_prompt, found.compared) == (True, "count")
+    assert (found.same_prompt, found.compared) == (None, "count")  # which is no proof
+    assert "as many tokens in both" in judge([found]).reasons[0]
     sides.vllm_tokens = [1, 2, 3, 4]
     assert pair(chat).difference == "3 tokens in Ollama, 4 in vLLM"
 
@@ -111,8 +131,7 @@ def test_the_command_keeps_its_report(sides, embedding_home, tmp_path):
     file.write_text("What is the capital of France?\nAnd of Italy?\n", "utf-8")
     command = ["migrate", "parity", MODEL, "--prompts", str(file), "--no-retrieval"]
     command += ["--people", "2"]
-    (embedding_home / "checkpoints" / "small-1b").mkdir(parents=True)
-    (embedding_home / "checkpoints" / "small-1b" / "config.json").write_text("{}", "utf-8")
+    checkpoint(embedding_home)
     found = CliRunner().invoke(app, [*command, "--json"])
     assert found.exit_code == 0, found.stderr
     told = json.loads(found.stdout)
@@ -131,8 +150,7 @@ def test_the_command_keeps_its_report(sides, embedding_home, tmp_path):
 
 def test_a_server_that_does_not_know_the_name_is_not_taken(sides, embedding_home):
     sides.names = ("other",)
-    (embedding_home / "checkpoints" / "small-1b").mkdir(parents=True)
-    (embedding_home / "checkpoints" / "small-1b" / "config.json").write_text("{}", "utf-8")
+    checkpoint(embedding_home)
     found = CliRunner().invoke(
         app, ["migrate", "parity", MODEL, "--no-retrieval", "--people", "0", "--json"]
     )

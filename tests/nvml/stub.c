@@ -2,6 +2,7 @@
  *
  *   init CODE                              nvmlInit fails with that code
  *   slow MILLISECONDS                      nvmlInit takes that long
+ *   hang FILE                              asked for memory, it does not answer while that exists
  *   gpu UUID TOTAL USED UTIL TEMP MILLIWATTS MAJOR MINOR
  *   name GPU NAME                          instead of NVIDIA L4
  *   process GPU PID BYTES                  it computes; BYTES - is "not available"
@@ -37,6 +38,7 @@ static struct { int gpu; char uuid[96]; unsigned long long total, free; } migs[6
 static struct { int gpu; char what[32]; int code; } faults[64];
 static struct { int first, second, level; } links[64];
 static int gpu_count, process_count, mig_count, link_count, fault_count, init_code;
+static char hang_file[256];
 int stub_inits; /* how often it was initialized, for tests to read */
 
 static void give_up(const char *why, const char *line) {
@@ -55,6 +57,7 @@ static void read_line(const char *line) {
     int gpu, other, code;
     if (strspn(line, " \n") == strlen(line)) return;
     if (sscanf(line, "init %d", &init_code) == 1) return;
+    if (sscanf(line, "hang %255s", hang_file) == 1) return;
     if (sscanf(line, "slow %d", &code) == 1) {
         usleep(1000 * code);
     } else if (sscanf(line, "gpu %95s %llu %llu %u %u %u %u %u", text, &total, &used, &util,
@@ -137,6 +140,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
 
 int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
     int code = fault(handle, "memory");
+    while (*hang_file && !access(hang_file, F_OK)) usleep(20000);
     if (code) return code;
     if (is_mig(handle)) {
         memory->total = migs[row(handle)].total;

@@ -70,17 +70,24 @@ def jobs() -> dict[str, Job]:
     return {}
 
 
-def show_job(key: str, stop_label: str = "Stop") -> bool:
-    """How far a job is, and how it ended; whether it runs."""
+def show_job(
+    key: str, stop: str = "Stop", stopped: str = "It was stopped; nothing half done is left."
+) -> bool:
+    """How far a job is, and how it ended; whether it runs.
+
+    Args:
+        stop: What the button says that stops it.
+        stopped: What is said when it was.
+    """
     job = jobs().get(key)
     if job is None:
         return False
     if job.running:
         st.progress(min(1.0, job.share or 0.0), plain(job.words))
-        st.button(stop_label, key=f"stop-{key}", icon=":material/stop:", on_click=job.stop)
+        st.button(stop, key=f"stop-{key}", icon=":material/stop:", on_click=job.stop)
         return True
     if job.error is not None:
         show_problem(job.error)
     elif job.stopped:
-        st.info("It was stopped; nothing half done is left.")
+        st.info(stopped)
     return False

@@ -15,12 +15,14 @@ from gearshift.errors import GearshiftError
 from gearshift.migrate.convert import Check, convert, converted
 from gearshift.migrate.cutover import Counts, Outcome, cut_over
 from gearshift.migrate.inventory import Item, gguf_of
+from gearshift.migrate.mapping import fates
 from gearshift.migrate.pairs import Pair
 from gearshift.migrate.parity import Exam, check_parity
 from gearshift.migrate.plan import Move, document, plan_move, translated, write_template
 from gearshift.migrate.rollback import last_cut_over, roll_back
-from gearshift.migrate.serving import checkpoint_folder
+from gearshift.migrate.serving import checkpoint_folder, serving
 from gearshift.migrate.verdict import kept
+from gearshift.providers import LLMServiceFactory
 from gearshift.settings import Settings, load_settings
 from parts.job import Job, jobs, show_job
 from parts.markdown import plain
@@ -58,12 +60,16 @@ def show_inventory(item: Item, settings: Settings) -> None:
         columns[number % 3].metric(name, value or "not told")
     file = item.modelfile
     if file.parameters:
-        rows = [{"parameter": name, "value": value} for name, value in file.parameters]
-        st.dataframe(rows, hide_index=True, width="stretch")
+        rows = [{"parameter": plain(n), "value": plain(v)} for n, v in file.parameters]
+        st.table(rows)
     for name in ("system", "template"):
         if (text := file.last(name)) is not None:
             st.caption(name.upper())
             st.code(text, language=None, wrap_lines=True)
+    if file.messages:
+        st.caption("MESSAGE")
+        lines = [f"{role}: {text}" for role, text in file.messages]
+        st.code("\n".join(lines), language=None, wrap_lines=True)
 
 
 def show_plan(item: Item, settings: Settings) -> None:
@@ -90,18 +96,18 @@ def show_plan(item: Item, settings: Settings) -> None:
 
 
 def _show_fates(move: Move) -> None:
-    rows = [
-        {
+    rows = []
+    for fate in move.fates:
+        gives = "" if fate.gives is None else f" = {fate.gives}"
+        cells = {
             "line": fate.parameter,
             "value": " ".join(fate.value.split())[:80],
-            "becomes": f"{fate.becomes or 'nothing'}"
-            + ("" if fate.gives is None else f" = {fate.gives}"),
+            "becomes": f"{fate.becomes or 'nothing'}{gives}",
             "note": fate.note,
         }
-        for fate in move.fates
-    ]
+        rows.append({name: plain(text) for name, text in cells.items()})
     if rows:
-        st.dataframe(rows, hide_index=True, width="stretch")
+        st.table(rows)
 
 
 def show_weights(item: Item, settings: Settings) -> None:
@@ -128,6 +134,9 @@ def _weights(item: Item, settings: Settings) -> None:
         return
     st.success(plain(f"It is in {done.folder}"))
     _show_checks(done.checks)
+    found = serving(str(done.folder), item, fates(item.modelfile, item.context))
+    st.caption("The next step starts it. By hand:")
+    st.code(shlex.join(found.command(settings)), language="bash", wrap_lines=True)
 
 
 def _convert(item: Item, folder: Path, job: Job) -> Any:
@@ -227,14 +236,19 @@ def show_cutover(item: Item, settings: Settings) -> None:
 @refreshed(every=1)
 def _cutover(item: Item, settings: Settings, seconds: float) -> None:
     key = "cutover"
-    running = show_job(key, "Stop watching")
+    running = show_job(key, "Stop watching", "It is not watched any more.")
+    if st.session_state.get("cutover-seen", running) is not running:
+        st.session_state["cutover-seen"] = running
+        st.rerun()  # the marks of the steps are outside of this part
+    st.session_state["cutover-seen"] = running
     outcome: Outcome | None = jobs()[key].result if key in jobs() else None
     if outcome is not None and outcome.reason:
         st.error(plain(f"It went back by itself: {outcome.reason}."))
     last = last_cut_over(settings)
     if last is not None and not last["taken_back"]:
         if not running:
-            st.success(plain(f"Chats go to vLLM now. Before, they went to {last['previous']}."))
+            before = LLMServiceFactory.get_service(last["previous"]).label
+            st.success(plain(f"Chats go to vLLM now. Before, they went to {before}."))
             st.button("Go back", icon=":material/undo:", on_click=_go_back)
     elif not running:
         st.button(
@@ -257,5 +271,6 @@ def _go_back() -> None:
     try:
         roll_back(load_settings())
         jobs().pop("cutover", None)
+        st.session_state["cutover-seen"] = True  # so that the whole page is drawn anew
     except GearshiftError as problem:
         show_problem(problem)

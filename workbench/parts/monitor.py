@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from gearshift.engine.words import hardware_lines
+from parts.markdown import plain
 from parts.refreshed import refreshed
 
 if TYPE_CHECKING:
-    from gearshift.engine.monitor import Machine, Monitor
-
-GIB = 1 << 30
+    from gearshift.engine.monitor import Engine, Monitor
 
 _lock = threading.Lock()
 
@@ -40,33 +40,16 @@ def strip() -> None:
     watched = _monitors().get("one")
     if watched is None or not watched.machine:
         return
-    lines = hardware_lines(watched.machine[-1])
-    for engine in watched.engines:
-        now = engine.now()
-        if now is not None and now.running is not None:
-            lines.append(f"vLLM: {now.running} running, {now.waiting or 0} waiting")
-    st.caption("  \n".join(lines))
+    lines = hardware_lines(watched.machine[-1]) + [_engine_line(e) for e in watched.engines]
+    st.caption("  \n".join(plain(line) for line in lines if line))
 
 
-def hardware_lines(machine: Machine) -> list[str]:
-    """A line for each GPU, or one for the processor where there is none."""
-    if not machine.gpus.gpus:
-        used, total = machine.memory_used_bytes / GIB, machine.memory_total_bytes / GIB
-        return [
-            f"Processor {machine.processor_percent:.0f} % · memory {used:.1f} of {total:.1f} GiB"
-        ]
-    return [
-        f"GPU {card.index} {percent(card.utilization_percent)} · "
-        f"{gib(card.memory_used_bytes)} of {gib(card.memory_total_bytes)}"
-        for card in machine.gpus.gpus
-    ]
-
-
-def percent(value: float | None) -> str:
-    """`37 %`, or a question mark for what is not known."""
-    return "?" if value is None else f"{value:.0f} %"
-
-
-def gib(value: int | None) -> str:
-    """`12.3 GiB`, or a question mark for what is not known."""
-    return "?" if value is None else f"{value / GIB:.1f} GiB"
+def _engine_line(engine: Engine) -> str | None:
+    """What a server does, or that ours was lost; nothing of one that was never there."""
+    now = engine.now()
+    if now is not None and now.running is not None:
+        waiting = "?" if now.waiting is None else now.waiting
+        return f"vLLM: {now.running} running, {waiting} waiting"
+    if engine.record is not None and engine.is_news:
+        return f"vLLM: {engine.record.name} {engine.record.state}"
+    return None

@@ -13,14 +13,16 @@ from gearshift.errors import GearshiftError
 from gearshift.gpu import GPU
 from gearshift.settings import load_settings
 from parts.markdown import plain
-from parts.monitor import GIB
 from parts.state import show_problem
+
+_GIB = 1 << 30
+_OWN_GIB = 2.0  # what vLLM's processes were seen to take on a processor, beside model and cache
 
 
 def would_it_fit(here: tuple[GPU, ...]) -> None:
     """Asks for a model, and says what is left for it."""
     with st.form("room", border=False):
-        wide, length, number, press = st.columns([5, 2, 2, 2], vertical_alignment="bottom")
+        wide, length, number, press = st.columns([4, 3, 2, 2], vertical_alignment="bottom")
         model = wide.text_input("Model", placeholder="owner/name, a folder, or an Ollama name")
         context = length.number_input(
             "Longest context", 16, value=None, placeholder="the model's", help="In tokens."
@@ -67,12 +69,18 @@ def _on_gpus(question: Question, here: tuple[GPU, ...]) -> None:
 
 def _on_the_processor(planned: Forecast) -> None:
     found = planned.fit
-    free = psutil.virtual_memory().available / GIB
+    free = psutil.virtual_memory().available / _GIB
     text = (
         f"Without a GPU: {found.weights_gib:.1f} GiB of weights, {found.request_gib:.1f} GiB for "
         f"one request of {found.max_model_len:,} tokens; {free:.1f} GiB of memory are free."
     )
-    if found.weights_gib + found.request_gib > free:
+    needed = found.weights_gib + found.request_gib
+    if needed > free:
         st.error(f"It does not fit. {text}", icon=":material/close:")
+        return
+    if needed + _OWN_GIB > free:
+        more = f"vLLM's own {_OWN_GIB:.0f} GiB or so come on top."
+        st.warning(f"It hardly fits. {text} {more}", icon=":material/warning:")
     else:
-        st.info(f"{text} vLLM's own working memory comes on top.", icon=":material/memory:")
+        st.success(f"It fits. {text}", icon=":material/check:")
+    st.code(shlex.join(serve_command(planned.launch)), language="bash", wrap_lines=True)

@@ -45,12 +45,13 @@ def main() -> None:
     item = items[names.index(name)]
     done = _done(item, settings)
     first = next((step for step in _STEPS if step not in done), "switch")
+    key = f"migrate-step-{name}"
+    st.session_state.setdefault(key, first)
     step = st.segmented_control(
         "Step",
         list(_STEPS),
-        default=first,
         format_func=lambda key: _STEPS[key] + (" ✓" if key in done else ""),
-        key=f"migrate-step-{name}",
+        key=key,
         label_visibility="collapsed",
     )
     shown = {
@@ -74,10 +75,13 @@ def _done(item: Item, settings: Settings) -> set[str]:
     found = {"have", "plan"}
     if (checkpoint_folder(item.name, settings) / "config.json").is_file():
         found.add("weights")
-    if kept(item.name, settings) is not None:
-        found |= {"weights", "proof"}
+    report = kept(item.name, settings)
+    if report is not None:
+        found.add("weights")
+    if report is not None and report["verdict"] in ("same", "near"):
+        found.add("proof")
     last = last_cut_over(settings)
-    if last is not None and not last["taken_back"]:
+    if last is not None and not last["taken_back"] and last.get("model") == item.name:
         found.add("switch")
     return found
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import html
-from datetime import datetime
 
 import altair as alt
 import pandas as pd
 import streamlit as st
 
-from gearshift import gpu
-from gearshift.engine.metrics import Metrics, Percentiles, in_words
+from gearshift.engine import servers
 from gearshift.engine.monitor import KEPT, Engine, Machine, Ollama
-from gearshift.gpu import GPU
+from gearshift.engine.records import State
+from gearshift.engine.words import (
+    card_details,
+    figures,
+    gib,
+    latencies,
+    loaded_line,
+    part_of,
+    percent,
+)
+from gearshift.gpu import GPU, Link
 from parts.markdown import plain
-from parts.monitor import GIB, gib, monitor, percent
+from parts.monitor import monitor
 from parts.refreshed import refreshed
 from parts.room import would_it_fit
 
+_GIB = 1 << 30
 _HEIGHT = 220
 _COLORS = ("#0d9488", "#3b82f6", "#f59e0b", "#a855f7", "#ef4444", "#64748b")
 _FREE = "#8884"  # looks empty on dark and on light
@@ -26,20 +35,22 @@ _FREE = "#8884"  # looks empty on dark and on light
 def main() -> None:
     st.title("GPU and engine")
     watched = monitor()  # begins to look, if nobody did before
+    watched.wait(5.0)
     _live()
     st.subheader("Would this model still fit?")
-    would_it_fit(watched.machine[-1].gpus.gpus if watched.machine else gpu.look().gpus)
+    would_it_fit(watched.machine[-1].gpus.gpus if watched.machine else ())
 
 
 @refreshed(every=2)
 def _live() -> None:
     watched = monitor()
-    moments = watched.machine
+    moments, engines = watched.machine, watched.engines
     if not moments:
         st.caption("Looking …")
         return
-    _hardware(moments)
-    for engine in watched.engines:
+    owners = servers.owners(engine.record for engine in engines if engine.record is not None)
+    _hardware(moments, watched.links, owners)
+    for engine in engines:
         _engine(engine)
     if watched.ollama is not None:
         _ollama(watched.ollama)
@@ -48,79 +59,77 @@ def _live() -> None:
 # ---- hardware
 
 
-def _hardware(moments: list[Machine]) -> None:
+def _hardware(moments: list[Machine], links: tuple[Link, ...], owners: dict[int, str]) -> None:
     now = moments[-1]
     if now.gpus.problem:
-        hint = f" {_sentence(now.gpus.hint)}" if now.gpus.hint else ""
-        st.info(plain(f"{_sentence(now.gpus.problem)}{hint}"), icon=":material/memory:")
+        st.info(_sentences(now.gpus.problem, now.gpus.hint), icon=":material/memory:")
     elif not now.gpus.gpus:
         st.info("The NVIDIA driver knows of no GPU here.", icon=":material/memory:")
     for card in now.gpus.gpus:
-        _card(card)
+        _card(card, owners)
     if now.gpus.gpus:
+        versions = f"NVIDIA driver {now.gpus.driver or '?'}, CUDA {now.gpus.cuda or '?'}"
+        between = [f"GPU {link.first} and {link.second}: {link.kind}" for link in links]
+        st.caption(plain(" · ".join([versions, *between])))
+    if any(moment.gpus.gpus for moment in moments):
         _gpu_charts(moments)
-    else:
+    if now.processor_matters:
         _processor(moments)
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _sentences(*texts: str | None) -> str:
+    """Of what is wrong and what to do."""
+    said = (text.rstrip(". ") for text in texts if text)
+    return plain(" ".join(f"{text[:1].upper()}{text[1:]}." for text in said))
 
 
-def _card(card: GPU) -> None:
+def _figures(values: dict[str, str]) -> None:
+    """Side by side, as many as there is room for."""
+    with st.container(horizontal=True, gap="medium"):
+        for name, value in values.items():
+            st.metric(name, value, width="content")
+
+
+def _card(card: GPU, owners: dict[int, str]) -> None:
     with st.container(border=True):
         st.markdown(f"**GPU {card.index}** · {plain(card.name or 'unnamed')}")
         if card.problem:
-            st.error(plain(_sentence(card.problem)))
+            st.error(_sentences(card.problem))
             return
-        one, two, three, four = st.columns(4)
-        one.metric("Memory used", gib(card.memory_used_bytes))
-        two.metric("Load", percent(card.utilization_percent))
-        three.metric("Temperature", _unit(card.temperature_c, "°C"))
-        four.metric("Power", _unit(card.power_watts, "W"))
-        _memory_by_holder(card)
-        st.caption(plain(_details(card)))
+        _figures(
+            {
+                "Memory used": part_of(card.memory_used_bytes, card.memory_total_bytes),
+                "Load": percent(card.utilization_percent),
+                "Temperature": _unit(card.temperature_c, "°C"),
+                "Power": _unit(card.power_watts, "W"),
+            }
+        )
+        _memory_by_holder(card, owners)
+        for line in card_details(card):
+            st.caption(plain(line))
         for note in card.notes:
-            st.caption(plain(_sentence(note)))
+            st.caption(_sentences(note))
 
 
-def _details(card: GPU) -> str:
-    parts = []
-    if card.power_limit_watts is not None:
-        parts.append(f"power limit {card.power_limit_watts:.0f} W")
-    if card.clock_mhz is not None:
-        parts.append(f"clock {card.clock_mhz} MHz")
-    if card.memory_clock_mhz is not None:
-        parts.append(f"memory clock {card.memory_clock_mhz} MHz")
-    if card.compute_capability is not None:
-        parts.append("compute capability " + ".".join(map(str, card.compute_capability)))
-    if card.mig:
-        parts.append(f"{len(card.mig)} MIG instances")
-    return " · ".join(parts)
-
-
-def _memory_by_holder(card: GPU) -> None:
+def _memory_by_holder(card: GPU, owners: dict[int, str]) -> None:
     """One bar: who holds how much of the memory, and what is free."""
-    if card.memory_total_bytes is None or card.memory_used_bytes is None:
+    total, used = card.memory_total_bytes, card.memory_used_bytes
+    if not total or used is None:
         return
-    owners = {
-        process.pid: engine.name
-        for engine in monitor().engines
-        if engine.record is not None
-        for process in engine.record.tree
-    }
-    rows = []
+    rows: list[tuple[str, int | None]] = []
     for holder in card.holders or ():
         name = owners.get(holder.pid) or holder.name or "?"
-        rows.append((f"{name} ({holder.pid})", holder.memory_bytes or 0))
-    rest = card.memory_used_bytes - sum(size for _, size in rows)
-    rows.append(("others and the driver" if rows else "used", max(0, rest)))
-    rows.append(("free", card.memory_total_bytes - card.memory_used_bytes))
+        rows.append((f"{name} ({holder.pid})", holder.memory_bytes))
+    rest = max(0, used - sum(size or 0 for _, size in rows))
+    unknown = any(size is None for _, size in rows)
+    others = "those of unknown size, others and the driver" if unknown else "others and the driver"
+    rows.append((others if rows else "used", rest))
+    rows.append(("free", total - used))
     parts, names = [], []
     for number, (name, size) in enumerate(rows):
         color = _FREE if name == "free" else _COLORS[number % len(_COLORS)]
-        share = 100 * size / card.memory_total_bytes
-        parts.append(f'<div style="width:{share:.2f}%;background:{color}"></div>')
+        share_of_it = 100 * (size or 0) / total
+        parts.append(f'<div style="width:{share_of_it:.2f}%;background:{color}"></div>')
         dot = f'<span style="color:{color}">■</span>'
         names.append(f"{dot} {html.escape(name)} {gib(size)}")
     st.html(
@@ -139,12 +148,13 @@ def _unit(value: float | None, unit: str) -> str:
 def _gpu_charts(moments: list[Machine]) -> None:
     left, right = st.columns(2)
     load, memory = [], []
-    for moment in moments:
-        for card in moment.gpus.gpus:
-            name = f"GPU {card.index}"
-            load.append((moment.at, name, card.utilization_percent))
+    for index in sorted({card.index for moment in moments for card in moment.gpus.gpus}):
+        name = f"GPU {index}"
+        for moment in moments:
+            card = next((c for c in moment.gpus.gpus if c.index == index), GPU(index))
             used = card.memory_used_bytes
-            memory.append((moment.at, name, None if used is None else used / GIB))
+            load.append((moment.at, name, card.utilization_percent))
+            memory.append((moment.at, name, None if used is None else used / _GIB))
     with left:
         _chart("Load, %", load)
     with right:
@@ -155,17 +165,14 @@ def _processor(moments: list[Machine]) -> None:
     now = moments[-1]
     with st.container(border=True):
         st.markdown("**Processor and memory**")
-        one, two, _ = st.columns([1, 1, 2])
-        one.metric("Load", percent(now.processor_percent))
-        two.metric("Memory used", gib(now.memory_used_bytes))
-        st.progress(
-            now.memory_used_bytes / now.memory_total_bytes, f"of {gib(now.memory_total_bytes)}"
-        )
+        memory = part_of(now.memory_used_bytes, now.memory_total_bytes)
+        _figures({"Load": percent(now.processor_percent), "Memory used": memory})
+        st.progress(min(1.0, now.memory_used_bytes / now.memory_total_bytes))
         left, right = st.columns(2)
         with left:
             _chart("Load, %", [(m.at, "processor", m.processor_percent) for m in moments])
         with right:
-            rows = [(m.at, "memory", m.memory_used_bytes / GIB) for m in moments]
+            rows = [(m.at, "memory", m.memory_used_bytes / _GIB) for m in moments]
             _chart("Memory used, GiB", rows)
 
 
@@ -173,71 +180,46 @@ def _processor(moments: list[Machine]) -> None:
 
 
 def _engine(engine: Engine) -> None:
-    seqs = engine.record.launch.max_num_seqs if engine.record else None
-    now, problem = engine.now(), engine.readings[-1].problem if engine.readings else None
+    now, words = engine.now(), engine.in_words()
     with st.container(border=True):
         st.markdown(f"**vLLM** · {plain(engine.name)}")
-        if problem:
-            st.caption(plain(f"{problem}."))
-        elif now is None:
-            st.caption("Looking …")
+        if engine.problem:
+            _problem(engine)
         else:
-            st.write(plain(in_words(now, seqs)))
-        if now is None:
-            return
-        _gauges(now)
-        _times(engine)
-        _engine_charts(engine)
+            st.write(plain(words or "Looking …"))
+        if now is not None:
+            _figures(figures(now))
+            _latencies(engine)
+        if engine.was_seen:
+            _engine_charts(engine)
 
 
-def _gauges(now: Metrics) -> None:
-    figures = {
-        "Running": "?" if now.running is None else str(now.running),
-        "Waiting": "?" if now.waiting is None else str(now.waiting),
-        "KV cache": _share(now.kv_cache_usage),
-        "Prefix cache hits": _share(now.prefix_cache_hit_rate),
-        "Tokens written": _rate(now.generation_tokens_per_s),
-        "Tokens read": _rate(now.prompt_tokens_per_s),
-    }
-    for column, (name, value) in zip(st.columns(len(figures)), figures.items(), strict=True):
-        column.metric(name, value)
+def _named(problem: str | None, hint: str | None) -> str:
+    """Sentences of which the first begins with a name, as it is spelled."""
+    return f"{plain((problem or '').rstrip('. '))}. {_sentences(hint)}"
 
 
-def _times(engine: Engine) -> None:
+def _problem(engine: Engine) -> None:
+    """Why it says nothing; of ours that failed, where to read on."""
+    last = engine.readings[-1]
+    said = _named(last.problem, last.hint)
+    if engine.record is None or engine.record.state is not State.FAILED:
+        st.caption(said)
+        return
+    st.error(said, icon=":material/error:")
+    st.page_link("views/servers.py", label="Why, and start it again", icon=":material/dns:")
+
+
+def _latencies(engine: Engine) -> None:
     """Of the last ten minutes: in ten seconds there may be too few requests."""
     whole = engine.measure(KEPT)
     if whole is None:
         return
-    parts = []
-    for name, times in (("first token", whole.ttft_s), ("between tokens", whole.itl_s)):
-        if times.p50 is not None:
-            parts.append(f"{name} {_times_in_words(times)}")
-    if whole.finished is not None:
-        parts.append(f"{whole.finished} requests finished")
-    if whole.preemptions:
-        parts.append(f"{whole.preemptions} put back for want of KV cache")
+    parts = list(latencies(whole))
     if whole.kv_cache_tokens:
         parts.append(f"the KV cache holds {whole.kv_cache_tokens:,} tokens")
     minutes = f"{whole.seconds / 60:.0f} min" if whole.seconds >= 90 else f"{whole.seconds:.0f} s"
     st.caption(plain(f"Last {minutes}: {' · '.join(parts)}"))
-
-
-def _times_in_words(times: Percentiles) -> str:
-    return f"{_seconds(times.p50)} in the middle, 95 % within {_seconds(times.p95)}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "?"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _rate(value: float | None) -> str:
-    return "?" if value is None else f"{value:.0f} /s"
 
 
 def _engine_charts(engine: Engine) -> None:
@@ -265,31 +247,13 @@ def _ollama(found: Ollama) -> None:
     with st.container(border=True):
         st.markdown(f"**Ollama** · {plain(found.url)}")
         if found.problem:
-            st.caption(plain(f"{found.problem}."))
+            st.caption(_named(found.problem, found.hint))
             return
         if not found.loaded:
             st.caption("No model is loaded; the next question loads one.")
             return
-        rows = [
-            {
-                "model": model.name,
-                "memory": gib(model.size_bytes),
-                "on the GPU": _share(model.gpu_share),
-                "until": _until(model.until),
-            }
-            for model in found.loaded
-        ]
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
-
-
-def _until(text: str | None) -> str:
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return "?"
-    if moment.year > datetime.now().year + 50:  # how Ollama writes "for ever"
-        return "it is told to go"
-    return moment.astimezone().strftime("%H:%M:%S")
+        for model in found.loaded:
+            st.write(plain(loaded_line(model)))
 
 
 def _chart(title: str, rows: list[tuple[float, str, float | None]]) -> None:

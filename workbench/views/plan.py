@@ -13,7 +13,7 @@ from gearshift import gpu
 from gearshift.engine import fit
 from gearshift.engine.cards import known_cards
 from gearshift.engine.export import serve_command
-from gearshift.engine.forecast import Forecast, Question, forecast
+from gearshift.engine.forecast import Forecast, Question, forecast, own_version
 from gearshift.engine.models import known_models
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
@@ -60,7 +60,11 @@ def main() -> None:
                 f"For {goal}: tensor parallel {best.tensor_parallel}, pipeline parallel "
                 f"{best.pipeline_parallel}{copies}: {plain(best.reason)}."
             )
-    st.code(shlex.join(serve_command(found.launch)), language="bash", wrap_lines=True)
+    if found.fit.fits is not False:
+        st.code(shlex.join(serve_command(found.launch)), language="bash", wrap_lines=True)
+    elif found.instead is not None:
+        st.caption("This would fit:")
+        st.code(shlex.join(serve_command(found.instead)), language="bash", wrap_lines=True)
 
 
 def _ask() -> Question:
@@ -99,6 +103,7 @@ def _ask() -> Question:
         utilization=share,
         quantization=_QUANTIZATIONS[quantization],
         kv_cache_dtype=_KV[kv],
+        version=own_version(load_settings()),
     )
 
 
@@ -114,7 +119,8 @@ def _verdict(found: Forecast) -> None:
         more = f" It would fit on {ranks} of these GPUs." if few else ""
         if found.quantizations:
             more += f" A checkpoint in {' or '.join(found.quantizations)} would."
-        st.error(f"It does not fit: {reasons}.{more}", icon=":material/close:")
+        verdict = "vLLM would refuse this" if found.fit.refused else "It does not fit"
+        st.error(f"{verdict}: {reasons}.{more}", icon=":material/close:")
 
 
 def _figures(found: Forecast) -> None:
@@ -122,12 +128,15 @@ def _figures(found: Forecast) -> None:
     one, two, three, four = st.columns(4)
     one.metric("Weights on each GPU", f"{what.weights_gib:.1f} GiB")
     two.metric("KV cache of a token", f"{what.kv_bytes_per_token / 1024:.0f} KiB")
-    known = what.kv_cache_tokens is not None and what.max_concurrency is not None
-    three.metric("Tokens in the KV cache", f"{what.kv_cache_tokens:,}" if known else "?")
-    four.metric(
-        f"Requests of {what.max_model_len:,} at once",
-        f"{what.max_concurrency:.1f}" if known else "?",
-    )
+    if what.available_kv_gib is not None and what.available_kv_gib <= 0:
+        three.metric("Missing on each GPU", f"{-what.available_kv_gib:.1f} GiB")
+    else:
+        known = what.kv_cache_tokens is not None and what.max_concurrency is not None
+        three.metric("Tokens in the KV cache", f"{what.kv_cache_tokens:,}" if known else "?")
+        four.metric(
+            f"Requests of {what.max_model_len:,} at once",
+            f"{what.max_concurrency:.1f}" if known else "?",
+        )
     if ranks > 1:
         st.caption(
             f"{found.setup.tensor_parallel} GPUs share each layer (tensor parallel), in "
@@ -146,6 +155,8 @@ def _memory(found: Forecast) -> None:
         "KV cache": max(0.0, what.available_kv_gib),
         "left to others": usable * (1 - fit.utilization(found.setup)),
     }
+    if what.available_kv_gib < 0:
+        del sizes["left to others"]  # what is missing goes over the card's edge
     rows = pd.DataFrame(
         [(name, size, order) for order, (name, size) in enumerate(sizes.items())],
         columns=["what", "GiB", "order"],
@@ -153,6 +164,7 @@ def _memory(found: Forecast) -> None:
     st.markdown("**Memory of each GPU**")
     colors = alt.Scale(domain=list(_COLORS), range=list(_COLORS.values()))
     bar = alt.Chart(rows, height=200).mark_bar(size=44)
+    edge = alt.Chart(pd.DataFrame({"GiB": [usable]})).mark_rule(strokeDash=[4, 3], strokeWidth=2)
     st.altair_chart(
         bar.encode(
             x=alt.X("GiB:Q", title=f"GiB of {usable:.1f}", scale=alt.Scale(nice=False)),
@@ -160,10 +172,15 @@ def _memory(found: Forecast) -> None:
             order="order:Q",
             tooltip=["what", alt.Tooltip("GiB:Q", format=".1f")],
         )
+        + edge.encode(x="GiB:Q")
     )
+    if what.available_kv_gib > 0:
+        what_is = f"KV cache {what.available_kv_gib:.1f} GiB"
+    else:
+        what_is = f"{-what.available_kv_gib:.1f} GiB are missing"
     st.caption(
-        f"KV cache {what.available_kv_gib:.1f} GiB, give or take {what.range_gib:.1f} in 9 of 10 "
-        "start-ups."
+        f"{what_is}, give or take {what.range_gib:.1f} in 9 of 10 start-ups. The dashed line is "
+        "what programs can use of the card."
     )
 
 

@@ -18,7 +18,7 @@ import aiohttp
 
 from gearshift.bench.metrics import Request
 from gearshift.errors import ProviderError, Stalled, TimedOut
-from gearshift.providers._base import _block, _put_off
+from gearshift.providers._base import _END_GRACE, _block, _put_off
 from gearshift.providers._http import Budgets, Endpoint
 from gearshift.providers._openai import OpenAIReader, _Choice
 from gearshift.providers._wire import StreamReader
@@ -121,6 +121,7 @@ async def exchange(
                             _put_off(clock, now() + budgets.progress, last, budgets.progress / 20)
                         if reader.proven and request.ended is None:
                             request.ended = arrived
+                            clock.reschedule(min(now() + _END_GRACE, last))
                     if reader.finished:
                         break
         reader.end(chunks)

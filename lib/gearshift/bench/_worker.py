@@ -67,7 +67,7 @@ class Task:
 
 @dataclass
 class Result:
-    """What it measured; `cpu_s` from the beginning to the last answer."""
+    """What it measured; `ended` is when the last answer was whole, or when it was cancelled."""
 
     requests: list[Request]
     ended: float
@@ -86,7 +86,7 @@ class _Worker:
         self.under_way: set[int] = set()  # of `requests`, by index
         self.late_s: list[float] = []
         self.waiting = deque(task.sessions)
-        self.began = 0.0
+        self.began = self.ended = 0.0
         self.told: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -103,7 +103,8 @@ class _Worker:
         stop = asyncio.ensure_future(self.told.get())
         helps = [asyncio.ensure_future(help()) for help in (self._tick, self._report)]
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
-        spent, ended = time.process_time() - cpu, time.monotonic()
+        spent = time.process_time() - cpu
+        ended = self.ended if work.done() else time.monotonic()
         for task in (work, stop, *helps):
             task.cancel()
         failures = await asyncio.gather(work, return_exceptions=True)
@@ -168,6 +169,7 @@ class _Worker:
         self.requests.append(request)
         self.under_way.add(number)
         await self._send(request)
+        self.ended = max(self.ended, request.ended or time.monotonic())
         self.under_way.discard(number)
         self.done += request.completed
         self.failed += not request.completed

@@ -162,18 +162,22 @@ def _number(value: float | None, scale: float = 1) -> str:
     return "–" if value is None else f"{value * scale:,.1f}"
 
 
-def _remarks(record: dict[str, Any]) -> str:
+def remarks(record: dict[str, Any]) -> list[str]:
+    """What is worth knowing: what was not measured, did not count, failed, or is not alike."""
     said = [f"{name} was not measured: {why}" for name, why in record["skipped"].items()]
-    if record["unlike"]:
-        said.append(record["unlike"])
+    said += [record["unlike"]] if record["unlike"] else []
     for run in record["runs"]:
         where = f"{label(run)}, {run['concurrency'] or 'open loop'}"
-        if run["invalid"]:
-            said.append(f"{where}: invalid, {run['invalid']}")
-        for failure in run["failures"]:
-            said.append(f"{where}: {failure['count']} × {failure['kind']}: {failure['example']}")
-    said += dict.fromkeys(note for run in record["runs"] for note in run["notes"])
-    items = "".join(f"<li>{escape(text)}</li>" for text in said)
+        said += [f"{where}: invalid, {run['invalid']}"] if run["invalid"] else []
+        said += [
+            f"{where}: {failure['count']} × {failure['kind']}: {failure['example']}"
+            for failure in run["failures"]
+        ]
+    return [*said, *dict.fromkeys(note for run in record["runs"] for note in run["notes"])]
+
+
+def _remarks(record: dict[str, Any]) -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in remarks(record))
     return f"<h2>Worth knowing</h2><ul>{items}</ul>" if items else ""
 
 

@@ -187,7 +187,7 @@ class _Maker:
         self.room = min(one.context for one in targets) - self.answer_tokens
         self.passages = min(one.service.passages for one in targets)
         self.exactly = wish.output_tokens is not None
-        if self.exactly and not target.lengthening(1, exactly=True):
+        if self.exactly and not target.lengthening(exactly=True):
             self.exactly = False
             self.notes.append(f"{target.provider} cannot be told an answer's exact length")
         elif self.exactly and wish.warmup and not takes_lengthening(target):
@@ -240,6 +240,8 @@ class _Maker:
 
         wire = target.wire(self.answer_tokens, self.exactly)
         run = run_load(wire, workload, load, target.service.budgets, progress, cancel, notes)
+        if len(run.requests) > len(workload.bodies):
+            notes.append("prompts were sent more than once: a prefix cache makes those look fast")
         invalid = validity.why_invalid(run)
         here = is_loopback(wire.endpoint.url)
         notes += validity.notes(run, os.cpu_count() or 1, here)

@@ -58,17 +58,17 @@ class Target:
             (Message("user", ""),), self.model, sampling, self._asked_context
         )
         wire = run(self.service.on_the_wire(request))
-        return replace(wire, payload=wire.payload | self.lengthening(output_tokens, exactly))
+        return replace(wire, payload=wire.payload | self.lengthening(exactly))
 
     @property
     def _asked_context(self) -> int | None:
         return None if isinstance(self.service, OpenAICompatibleService) else self.context
 
-    def lengthening(self, tokens: int, exactly: bool) -> dict[str, Any]:
+    def lengthening(self, exactly: bool) -> dict[str, Any]:
         """What vLLM and llama.cpp take so that an answer does not end by itself."""
         if not exactly or not isinstance(self.service, OpenAICompatibleService):
             return {}
-        return {"ignore_eos": True, "min_tokens": tokens}
+        return {"ignore_eos": True}
 
 
 def find_service(provider: str, url: str | None = None) -> BaseLLMService:
@@ -157,8 +157,8 @@ def count_tokens(target: Target) -> Tokens:
 
 
 def takes_lengthening(target: Target) -> bool:
-    """Whether the server takes `ignore_eos` and `min_tokens`; some refuse what they do not know."""
-    extras = target.lengthening(1, exactly=True)
+    """Whether the server takes `ignore_eos`; some refuse what they do not know."""
+    extras = target.lengthening(exactly=True)
     if not extras:
         return False
     request = probe(target.wire(1, exactly=False), target, (Message("user", "Hello"),), **extras)

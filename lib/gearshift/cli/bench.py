@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # they take their time to import
     from gearshift.bench.series import Series, Wish
 
 app = typer.Typer()
+
+_PACE = 5.0  # seconds between lines where there is no terminal
 
 
 def _known(names: list[str] | None) -> list[str] | None:
@@ -122,6 +125,8 @@ def bench(
         return
     if scenario and (concurrency or rate or url):
         raise typer.BadParameter("a scenario says itself whom it measures, and how many ask")
+    if url and provider and len(provider) > 1:
+        raise typer.BadParameter("an address is that of one provider")
     users = _numbers(concurrency) if concurrency else (() if rate else (1,))
     if requests is not None and duration is not None:
         raise typer.BadParameter("give --requests or --duration, not both")
@@ -216,19 +221,22 @@ def in_words(change: dict[str, Any]) -> str:
 
 
 def _watched(series: Series) -> None:
-    """Measures, with what happens on stderr: a bar on a terminal, else a line a run."""
+    """Measures, with what happens on stderr: a bar on a terminal, else a line now and then."""
     from gearshift.bench.series import measure
 
-    seen = 0
+    seen, told = 0, time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=series.planned, counts="")
 
         def step(now: Series) -> None:
-            nonlocal seen
+            nonlocal seen, told
             one = now.progress
             counts = f"{one.done} done, {one.failed} failed, {one.tokens} tokens"
             bar.update(task, completed=len(now.measured), description=now.now, counts=counts)
+            if not err.is_terminal and time.monotonic() - told > _PACE:
+                told = time.monotonic()
+                err.print(f"{now.now}: {counts}", markup=False, soft_wrap=True)
             for found in now.measured[seen:]:
                 run = found.run
                 speed = run.output_tokens_per_s or 0.0
@@ -285,18 +293,9 @@ def in_time(seconds: float | None) -> str:
 
 def _say_what_is_wrong(found: dict[str, Any]) -> None:
     """On stderr: what failed, what does not count, what is worth knowing."""
+    from gearshift.bench.report import remarks
+
     if found["cancelled"]:
         err.print("cancelled: these are the figures until then", style="yellow")
-    told = set()
-    for run in found["runs"]:
-        for failure in run["failures"]:
-            line = f"{failure['count']} failed ({failure['kind']}): {failure['example']}"
-            err.print(line, style="red", markup=False, soft_wrap=True)
-        if run["invalid"]:
-            err.print(f"invalid: {run['invalid']}", style="red", markup=False, soft_wrap=True)
-        told.update(run["notes"])
-    told.update(f"{name} was not measured: {why}" for name, why in found["skipped"].items())
-    if found["unlike"]:
-        told.add(found["unlike"])
-    for note in sorted(told):
-        err.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
+    for text in remarks(found):
+        err.print(f"note: {text}", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
@@ -293,13 +294,14 @@ def providers(as_json: JSON = False) -> None:
             return
         table = Table("", "provider", "state", "address", "models", box=SIMPLE_HEAD)
         for row in rows:
-            table.add_row(
+            cells = (
                 "→" if row["name"] == active else "",
                 row["name"],
                 "ready" if row["ready"] else "not ready",
                 row["url"] or "",
                 ", ".join(row["models"]),
             )
+            table.add_row(*map(Text, cells))  # a server may call its models anything, markup too
         out.print(table)
         for row in rows:
             out.print(f"{row['name']}: {row['detail']}", markup=False)

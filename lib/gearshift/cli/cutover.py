@@ -121,6 +121,8 @@ def cutover(
             print_json(row)
             return
         out.print(f"{done.previous} → {done.active}: {_counted(done.counts)}", markup=False)
+        if done.watched_s < watch:
+            out.print(f"it was watched for {done.watched_s:.0f} s only", markup=False)
         if not done.fallback_ready:
             out.print("Ollama does not answer, so nothing stands behind vLLM now", markup=False)
         out.print("  a workbench that runs takes it when it is started again", markup=False)
@@ -128,6 +130,8 @@ def cutover(
 
 
 def _counted(counts: Counts) -> str:
+    if not counts.probes:
+        return "it was not watched"
     if counts.requests is None:
         return f"{counts.probes_failed} of {counts.probes} of our requests failed"
     return f"{counts.failed} of {counts.requests} requests failed"
@@ -142,6 +146,9 @@ def rollback(as_json: JSON = False) -> None:
         done = roll_back(load_settings())
         if as_json:
             print_json(done)
+            return
+        if done["previous"] == done["active"]:
+            out.print(f"it was taken back before: chats go to {done['active']}", markup=False)
             return
         out.print(f"{done['previous']} → {done['active']}, in {done['file']}", markup=False)
         if not done["exact"]:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from gearshift import gpu
 from gearshift.cli._report import JSON, out, print_json, reporting
-from gearshift.engine import servers
+from gearshift.engine import host, servers
+from gearshift.engine.monitor import Machine, machine_of
+from gearshift.engine.words import card_details, gib, hardware_lines, part_of
 from gearshift.settings import load_settings
 
 app = typer.Typer()
 
-_GIB = 1 << 30
-_PERIOD = 0.5  # seconds
+_PERIOD = 0.5  # seconds; also what the processor's load is measured over
 
 
 def _row(card: gpu.GPU, owners: dict[int, str]) -> dict[str, Any]:
@@ -41,56 +43,74 @@ def gpus(
     if watch and as_json:
         raise typer.BadParameter("--json prints one object: ask again and again without --watch")
     with reporting(as_json):
-        found = gpu.look()
+        looks = _looks()
+        now = next(looks)
         if as_json:
-            facts = asdict(found) | {"gpus": [_row(card, _owners()) for card in found.gpus]}
-            print_json(facts | {"links": [asdict(link) for link in gpu.links()]})
-        elif watch:
-            with Live(_table(found), console=out, auto_refresh=False) as live:
-                while True:
-                    time.sleep(_PERIOD)
-                    live.update(_table(gpu.look()), refresh=True)
-        else:
-            out.print(_table(found))
+            owners = _owners()
+            facts = asdict(now.gpus) | {"gpus": [_row(card, owners) for card in now.gpus.gpus]}
+            links = [asdict(link) for link in gpu.links()]
+            print_json(facts | {"links": links, "machine": machine_row(now)})
+        elif not watch:
+            out.print(_shown(now))
             for link in gpu.links():
                 out.print(f"GPU {link.first} and {link.second}: {link.kind}", markup=False)
+        elif out.is_terminal:
+            with Live(_shown(now), console=out, auto_refresh=False) as live:
+                for now in looks:
+                    live.update(_shown(now), refresh=True)
+        else:  # into a pipe or a file: each look as it comes
+            out.print(_shown(now))
+            for now in looks:
+                out.print(_shown(now))
+
+
+def _looks() -> Iterator[Machine]:
+    """The hardware, again and again."""
+    before = host.look()
+    while True:
+        time.sleep(_PERIOD)
+        now = host.look()
+        yield machine_of(gpu.look(), before, now)
+        before = now
+
+
+def machine_row(machine: Machine) -> dict[str, Any]:
+    """Processor and memory as `--json` shows them."""
+    return {
+        "processor_percent": machine.processor_percent,
+        "memory_used_bytes": machine.memory_used_bytes,
+        "memory_total_bytes": machine.memory_total_bytes,
+    }
 
 
 def _owners() -> dict[int, str]:
     """Which of our servers a process belongs to."""
-    return {
-        process.pid: record.name
-        for record in servers.status(load_settings())
-        for process in record.tree
-    }
+    return servers.owners(servers.status(load_settings()))
 
 
-def _table(found: gpu.GPUs) -> Group | Text:
+def _shown(machine: Machine) -> RenderableType:
+    found = machine.gpus
+    processor = [Text(hardware_lines(machine)[-1])] if machine.processor_matters else []
     if not found.gpus:
         problem = found.problem or "the driver knows of no GPU"
-        return Text(problem + (f" ({found.hint})" if found.hint else ""))
+        return Group(Text(problem + (f" ({found.hint})" if found.hint else "")), *processor)
     owners = _owners()
     table = Table("GPU", "name", "memory", "load", "temperature", "power", "who holds the memory")
     below = []
     for card in found.gpus:
-        table.add_row(
+        cells = (
             str(card.index),
             card.name or "?",
-            _memory(card),
+            part_of(card.memory_used_bytes, card.memory_total_bytes),
             _with_unit(card.utilization_percent, " %"),
             _with_unit(card.temperature_c, " °C"),
             _with_unit(card.power_watts, " W"),
             card.problem or _holders(card, owners),
         )
-        below += [Text(f"GPU {card.index}: {note}") for note in card.notes]
+        table.add_row(*map(Text, cells))  # a process may call itself anything, markup too
+        below += [Text(f"GPU {card.index}: {line}") for line in (*card_details(card), *card.notes)]
     versions = f"driver {found.driver or '?'}, CUDA {found.cuda or '?'}"
-    return Group(table, Text(versions), *below)
-
-
-def _memory(card: gpu.GPU) -> str:
-    if card.memory_used_bytes is None or card.memory_total_bytes is None:
-        return "?"
-    return f"{card.memory_used_bytes / _GIB:.1f} of {card.memory_total_bytes / _GIB:.1f} GiB"
+    return Group(table, Text(versions), *below, *processor)
 
 
 def _with_unit(value: float | None, unit: str) -> str:
@@ -102,7 +122,6 @@ def _holders(card: gpu.GPU, owners: dict[int, str]) -> str:
         return "?"
     found = []
     for holder in card.holders:
-        size = "" if holder.memory_bytes is None else f" {holder.memory_bytes / _GIB:.1f} GiB"
         name = owners.get(holder.pid) or holder.name or "?"
-        found.append(f"{name} ({holder.pid}){size}")
+        found.append(f"{name} ({holder.pid}) {gib(holder.memory_bytes)}")
     return ", ".join(found) or "nobody"

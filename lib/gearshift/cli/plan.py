@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,18 @@ def _parameters(text: str | None) -> float | None:
     return value
 
 
+def _known(what: str, text: str | None, option: str | None = None) -> str | None:
+    """The value as vLLM writes it, if any version knows it."""
+    from gearshift.engine import choices
+
+    check: Callable[[str | None], str | None] = getattr(choices, what)
+    try:
+        return check(text)
+    except ValueError as wrong:
+        hint = option or f"--{what.replace('_', '-')}"
+        raise typer.BadParameter(str(wrong), param_hint=hint) from None
+
+
 def _startup(path: Path) -> Startup:
     from gearshift.engine.startup_log import read_startup
     from gearshift.errors import EngineError
@@ -52,7 +65,7 @@ def _startup(path: Path) -> Startup:
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="A Hub id that is known, a folder, a config.json.")],
+    model: Annotated[str, typer.Argument(help="A Hub id, a folder, a config.json or a GGUF file.")],
     gpu: Annotated[str | None, typer.Option(help="Such as A100-80GB, or L4.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, max=1024, help="How many.")] = None,
@@ -81,6 +94,10 @@ def plan(
     count = _parameters(parameters)
     if gpu is not None and gpu_memory is not None:
         raise typer.BadParameter("give --gpu or --gpu-memory, not both")
+    quantization = _known("quantization", quantization)
+    dtype = _known("dtype", dtype)
+    kv_cache_dtype = _known("kv_cache_dtype", kv_cache_dtype)
+    vllm_version = _known("version", vllm_version, "--vllm-version")
     with reporting(as_json):
         question = Question(
             model,
@@ -112,26 +129,31 @@ def plan(
 def _record(planned: Forecast) -> dict[str, Any]:
     found, setup, fewest = planned.fit, planned.setup, planned.fewest
 
-    def whole(value: float | None, digits: int = 3) -> float | None:
-        return None if value is None else round(value, digits)
+    def about(middle: float | None) -> list[float] | None:
+        """From and to, as far as 9 of 10 start-ups are off."""
+        return None if middle is None else _rounded((middle - off, middle + off))
 
+    off = found.range_gib
     return {
         "fits": found.fits,
-        "weights_gib": whole(found.weights_gib),
-        "overhead_gib": whole(found.overhead_gib),
-        "available_kv_gib": whole(found.available_kv_gib),
-        "available_kv_gib_range": None
-        if found.available_kv_gib is None
-        else [
-            whole(found.available_kv_gib - found.range_gib),
-            whole(found.available_kv_gib + found.range_gib),
-        ],
+        "refused": found.refused,
+        "weights_gib": round(found.weights_gib, 3),
+        "weights_gib_range": _rounded(found.weights_range),
+        "overhead_gib": round(found.overhead_gib, 3),
+        "overhead_gib_range": _rounded((max(0.0, found.overhead_gib - off),
+                                        found.overhead_gib + off)),
+        "available_kv_gib": _digits(found.available_kv_gib),
+        "available_kv_gib_range": about(found.available_kv_gib),
         "kv_cache_tokens": found.kv_cache_tokens,
+        "kv_cache_tokens_range": found.tokens_range,
         "kv_bytes_per_token": found.kv_bytes_per_token,
         "max_model_len": found.max_model_len,
-        "max_concurrency": whole(found.max_concurrency, 2),
+        "max_concurrency": _digits(found.max_concurrency),
+        "max_concurrency_range": _rounded(found.concurrency_range),
         "longest_context": found.longest,
-        "usable_gib": whole(setup.usable_gib, 2),
+        "longest_context_range": found.longest_range,
+        "gpu": setup.card.name if setup.card and setup.card.known else None,
+        "usable_gib": _digits(setup.usable_gib, 2),
         "tensor_parallel": setup.tensor_parallel,
         "pipeline_parallel": setup.pipeline_parallel,
         "legal_tensor_parallel": planned.legal,
@@ -147,28 +169,35 @@ def _record(planned: Forecast) -> dict[str, Any]:
         "learned_from": planned.learned and planned.learned.model_dump(exclude_none=True),
         "reasons": list(found.reasons),
         "command": planned.command,
-    }
+        "instead": planned.instead_command,
+    }  # fmt: skip
+
+
+def _digits(value: float | None, digits: int = 3) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _rounded(both: tuple[float, float] | None) -> list[float] | None:
+    return both and [round(value, 3) for value in both]
 
 
 def _show(record: dict[str, Any]) -> None:
     fits = {True: "It fits.", False: "It does not fit.", None: "Whether it fits is not known."}
-    out.print(fits[record["fits"]], style="bold")
+    verdict = "vLLM would refuse this." if record["refused"] else fits[record["fits"]]
+    out.print(verdict, style="bold")
     for reason in record["reasons"]:
         out.print(f"  {reason}", markup=False)
+    low, high = record["weights_gib_range"]
+    least, most = record["overhead_gib_range"]
     lines = {
-        "weights": f"{record['weights_gib']:.1f} GiB on each GPU",
-        "working memory": f"{record['overhead_gib']:.1f} GiB on each GPU",
+        "weights": f"{record['weights_gib']:.1f} GiB on each GPU ({low:.1f} to {high:.1f})",
+        "working memory": f"{record['overhead_gib']:.1f} GiB on each GPU ({least:.1f} to "
+        f"{most:.1f})",
         "a token": f"{record['kv_bytes_per_token'] / 1024:.0f} KiB of KV cache on each GPU",
     }
-    if record["available_kv_gib"] is not None:
-        low, high = record["available_kv_gib_range"]
-        lines["KV cache"] = (
-            f"{record['available_kv_gib']:.1f} GiB ({low:.1f} to {high:.1f}): "
-            f"{record['kv_cache_tokens']:,} tokens, {record['max_concurrency']:.1f} requests of "
-            f"{record['max_model_len']:,}"
-        )
-        longest = min(record["longest_context"], record["max_model_len"])
-        lines["one person"] = f"up to {longest:,} tokens"
+    if record["gpu"]:
+        lines = {"GPU": f"{record['gpu']}: {record['usable_gib']:.1f} GiB for programs"} | lines
+    lines |= _room(record)
     lines["tensor parallel"] = "can be " + ", ".join(map(str, record["legal_tensor_parallel"]))
     if record["smallest"]:
         few = record["smallest"]
@@ -188,4 +217,30 @@ def _show(record: dict[str, Any]) -> None:
         lines["corrected with"] = f"an earlier start of {learned['model']} on such a GPU"
     for name, text in lines.items():
         out.print(f"{name:>16}  {text}", markup=False)
-    out.print(" ".join(record["command"]), style="dim", markup=False, soft_wrap=True)
+    if record["fits"] is not False:
+        command = record["command"]
+    elif command := record["instead"]:
+        out.print("This would:", markup=False)
+    if command:
+        out.print(" ".join(command), style="dim", markup=False, soft_wrap=True)
+
+
+def _room(record: dict[str, Any]) -> dict[str, str]:
+    """What is left for the KV cache, or what is missing."""
+    left = record["available_kv_gib"]
+    if left is None or record["refused"]:
+        return {}
+    low, high = record["available_kv_gib_range"]
+    if left <= 0:
+        most = f"{-low:.1f}"
+        return {"missing": f"{-left:.1f} GiB on each GPU ({max(0.0, -high):.1f} to {most})"}
+    lines = {"KV cache": f"{left:.1f} GiB ({max(0.0, low):.1f} to {high:.1f})"}
+    if (at_once := record["max_concurrency"]) is not None:
+        few, many = record["max_concurrency_range"]
+        lines["KV cache"] += f": {record['kv_cache_tokens']:,} tokens"
+        each = f"requests of {record['max_model_len']:,} tokens"
+        lines["at once"] = f"{at_once:.1f} {each} ({few:.1f} to {many:.1f})"
+    longest = min(record["longest_context"], record["max_model_len"])
+    if longest:
+        lines["one person"] = f"up to {longest:,} tokens"
+    return lines

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.status import Status as Spinner
 from rich.table import Table
+from rich.text import Text
 
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.engine.checks import Check, Status, run_checks
@@ -206,7 +209,7 @@ def serve(
             else:
                 _show_start(record, checks)
                 for line in ray_lines(record.launch, nodes) if executor == "ray" else []:
-                    out.print(line, markup=False)
+                    out.print(line, markup=False, soft_wrap=True)
                 if start.profile:
                     for key, reason in start.profile.reasons.items():
                         out.print(f"{key}: {reason}", style="dim", markup=False)
@@ -305,7 +308,6 @@ def status(
 ) -> None:
     """Show the servers that were started here."""
     from gearshift.engine import servers
-    from gearshift.engine.monitor import watch_once
 
     with reporting(as_json):
         settings = load_settings()
@@ -313,22 +315,26 @@ def status(
         if not metrics:
             _show(records, as_json)
             return
-        engines, ollama = run(watch_once(settings))
+        from gearshift.cli.gpus import machine_row
+        from gearshift.engine.monitor import watch_once
+        from gearshift.engine.words import hardware_lines
+
+        machine, engines, ollama = run(watch_once(settings))
         if not as_json:
             _show(records, as_json)
-            for engine in engines:
-                out.print(_doing(engine), markup=False)
-            out.print(_holding(ollama), markup=False)
+            for line in (*hardware_lines(machine), *chain(*map(_doing, engines))):
+                out.print(line, markup=False, soft_wrap=True)
+            for line in _holding(ollama):
+                out.print(line, markup=False, soft_wrap=True)
             return
-        figures = {engine.url: _figures(engine) for engine in engines}
-        rows = [row(r) | figures.get(r.url, _figures(None)) for r in records]
-        elsewhere = [{"url": e.url} | figures[e.url] for e in engines if e.record is None]
+        ours = {engine.name: engine for engine in engines if engine.record is not None}
         loaded = [asdict(model) | {"gpu_share": model.gpu_share} for model in ollama.loaded]
         print_json(
             {
-                "servers": rows,
-                "elsewhere": elsewhere,
+                "servers": [row(r) | _figures(ours.get(r.name)) for r in records],
+                "elsewhere": [{"url": e.url} | _figures(e) for e in engines if e.record is None],
                 "ollama": asdict(ollama) | {"loaded": loaded},
+                "machine": machine_row(machine),
             }
         )
 
@@ -337,28 +343,45 @@ def _figures(engine: Engine | None) -> dict[str, Any]:
     """What a server did while we looked, and since it was started."""
     now = engine.now() if engine else None
     whole = engine.since_start() if engine else None
+    last = engine.readings[-1] if engine else None
     return {
+        "in_words": engine.in_words() if engine else None,
         "metrics": asdict(now) if now else None,
         "metrics_since_start": asdict(whole) if whole else None,
-        "metrics_problem": engine.readings[-1].problem if engine else None,
+        "metrics_problem": last.problem if last else None,
+        "metrics_hint": last.hint if last else None,
     }
 
 
-def _doing(engine: Engine) -> str:
-    from gearshift.engine.metrics import in_words
+def _doing(engine: Engine) -> Iterator[str]:
+    """What a server does, in words and figures."""
+    from gearshift.engine.words import figures, latencies
 
-    now, seqs = engine.now(), engine.record.launch.max_num_seqs if engine.record else None
+    now, last = engine.now(), engine.readings[-1]
     if now is None:
-        return engine.readings[-1].problem or f"{engine.name} says nothing"
-    return f"{engine.name}: {in_words(now, seqs)}"
+        yield (last.problem or f"{engine.name} began anew meanwhile") + _aside(last.hint)
+        return
+    yield f"{engine.name}: {engine.in_words()}"
+    yield "  " + " · ".join(f"{name} {value}" for name, value in figures(now).items())
+    whole = engine.since_start()
+    for span, found in (("now", now), ("since its start", whole)):
+        if found is not None and (told := list(latencies(found))):
+            yield f"  {span}: {' · '.join(told)}"
 
 
-def _holding(ollama: Ollama) -> str:
+def _holding(ollama: Ollama) -> Iterator[str]:
+    from gearshift.engine.words import loaded_line
+
     if ollama.problem:
-        return ollama.problem
-    shares = ((m.name, m.gpu_share) for m in ollama.loaded)
-    held = [n if share is None else f"{n} ({100 * share:.0f} % on GPUs)" for n, share in shares]
-    return f"Ollama: {', '.join(held) or 'no model is loaded'}"
+        yield ollama.problem + _aside(ollama.hint)
+    elif not ollama.loaded:
+        yield "Ollama: no model is loaded"
+    for model in ollama.loaded:
+        yield f"Ollama: {loaded_line(model)}"
+
+
+def _aside(hint: str | None) -> str:
+    return f" ({hint})" if hint else ""
 
 
 def _show(records: list[Record], as_json: bool) -> None:
@@ -371,7 +394,8 @@ def _show(records: list[Record], as_json: bool) -> None:
     table = Table("server", "state", "pid", "model", "url", box=SIMPLE_HEAD)
     for record in records:
         pid = str(record.process.pid) if record.process else ""
-        table.add_row(record.name, record.state, pid, record.model, record.url)
+        cells = (record.name, record.state, pid, record.model, record.url)
+        table.add_row(*map(Text, cells))
     out.print(table)
     for record in records:
         if detail := record.failure.message if record.failure else record.stage:

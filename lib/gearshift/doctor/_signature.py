@@ -11,6 +11,8 @@ from functools import cached_property
 from gearshift.doctor.causes import Cause
 from gearshift.doctor.told import Told
 
+_NUMBER = re.compile(r"-?\d{1,12}(?:\.\d{1,6})?")
+
 
 class Tier(IntEnum):
     """How much a message tells; the first tier that is in a log leads the report."""
@@ -41,8 +43,9 @@ class Found:
     told: Told
 
     def number(self, name: str) -> float:
-        """A part that is a number; thousands may be separated by commas."""
-        return float((self.parts[name] or "0").replace(",", "").rstrip("."))
+        """A part that is a number, 0 if it is none; thousands may be separated by commas."""
+        digits = _NUMBER.match((self.parts[name] or "").replace(",", ""))
+        return float(digits[0]) if digits else 0.0
 
 
 @dataclass(frozen=True)

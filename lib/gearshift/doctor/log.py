@@ -56,7 +56,8 @@ _LEVEL = re.compile(
     r"\b(?! messages?\b)"
 )
 _ORDINARY = re.compile(
-    r'throughput: |"object": ?"(?:chat\.|text_)completion|'
+    r'throughput: |"object": ?"(?:chat\.|text_)completion|Requires-Dist: |level=TRACE |'
+    r'msg="(?:completion|chat|embedding) request"|Received request \S+: prompt|'  # people's words
     r'"(?:GET|POST|HEAD) \S+ HTTP/1\.\d" [23]\d\d'
 )
 _TROUBLE = re.compile(

@@ -33,8 +33,12 @@ class Told:
     @property
     def ranks(self) -> int | None:
         """How many share each layer, if that is told."""
-        asked = self.options.get("tensor_parallel_size", "")
-        return int(asked) if asked.isdigit() else None
+        return self.number("tensor_parallel_size")
+
+    def number(self, option: str) -> int | None:
+        """The value of an option that is a small number, if it is told."""
+        value = self.options.get(option, "")
+        return int(value) if re.fullmatch(r"[0-9]{1,5}", value) else None
 
     @property
     def shape(self) -> Geometry | None:

@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from packaging.version import InvalidVersion, Version
 
 from gearshift import gpu
 from gearshift.engine import _uv
@@ -27,6 +28,7 @@ from gearshift.settings import Settings, environment_for_vllm
 
 VLLM_VERSION = "0.32.0"
 _OLDEST_DRIVER = (525, 60)  # runs CUDA 12 programs: NVIDIA's minor-version compatibility
+_QUIET_SINCE = Version("0.16")
 _LINKS = ("PIP_FIND_LINKS", "UV_FIND_LINKS")
 # The CPU build asks for these; their ordinary builds do not import beside a CPU torch.
 _LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
@@ -92,6 +94,17 @@ def python(settings: Settings) -> Path:
     if settings.vllm_python is not None:
         return settings.vllm_python.expanduser().absolute()
     return folder(settings) / "bin" / "python"
+
+
+def can_be_quiet(settings: Settings) -> bool:
+    """Whether its vLLM is known to take `--disable-access-log-for-endpoints`, by its metadata."""
+    packages = python(settings).parent.parent.glob("lib/python3*/site-packages")
+    names = [path.name for place in packages for path in place.glob("vllm-*.dist-info")]
+    if not names:
+        return settings.vllm_python is None  # ours, which will be installed
+    with suppress(InvalidVersion):
+        return Version(names[0].removeprefix("vllm-").removesuffix(".dist-info")) >= _QUIET_SINCE
+    return False
 
 
 def installed(settings: Settings) -> bool:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.engine import environment
-from gearshift.engine.cards import Card, card_of, find_card, from_nameplate
+from gearshift.engine.cards import Card, card_of, find_card, from_nameplate, similar_cards
 from gearshift.engine.fit import Fit, Setup, plan, smallest
 from gearshift.engine.geometry import Geometry, legal_tensor_parallel, read_geometry
 from gearshift.engine.launch import Launch, command, make_launch
 from gearshift.engine.layouts import Layout, for_latency, for_throughput
 from gearshift.engine.learned import correction, nearest, recall
+from gearshift.engine.quantization import BITS, ONLINE, told_of
+from gearshift.engine.setup import own_length
 from gearshift.engine.sources import find_source
 from gearshift.engine.startup_log import Startup
 from gearshift.errors import EngineError
@@ -67,6 +69,7 @@ class Forecast:
         throughput: The same for many answers at once.
         launch: The start of a server with this setup.
         command: vLLM's for it.
+        instead: A start that would fit, if this does not, and its command.
         learned: The start-up that the figures were corrected with, if there was one.
     """
 
@@ -80,6 +83,8 @@ class Forecast:
     throughput: Layout | None
     launch: Launch
     command: list[str]
+    instead: Launch | None
+    instead_command: list[str] | None
     learned: Startup | None
 
 
@@ -93,6 +98,7 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
     config, serves = source.config, source.serves
     shape = read_geometry(config, question.parameters, question.quantization, question.dtype)
     card = _card(question, here)
+    there = question.gpus or (len(here) if here and question.gpu is None else None)
     legal = legal_tensor_parallel(shape, max(_LARGEST_GROUP, question.gpus or 1))
     size, stages = _ranks(question, legal)
     setup = Setup(
@@ -107,15 +113,18 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
         enforce_eager=question.enforce_eager,
         version=question.version,
         card=card,
+        gpus=there,
     )
     setup, learned = _corrected(setup, serves, settings, question.earlier)
     found = plan(shape, setup)
-    if source.note:
-        found = replace(found, reasons=(*found.reasons, source.note))
+    notes = [source.note, _of_card(question, card), _of_checkpoint(config, shape, question)]
+    found = replace(found, reasons=(*found.reasons, *filter(None, notes)))
     fewest = smallest(shape, setup) if found.fits is False else None
-    launch = _launch(serves, setup, question)
+    launch = _launch(serves, source.names, setup, question)
     start = command(launch, environment.python(settings))
-    gpus = question.gpus or size * stages
+    gpus = there or size * stages
+    quick = for_latency(shape, setup, gpus)
+    instead = _instead(shape, setup, found, launch, [quick, fewest])
     return Forecast(
         found,
         setup,
@@ -123,12 +132,79 @@ def forecast(question: Question, settings: Settings, here: tuple[GPU, ...] = ())
         legal,
         fewest,
         _quantizations(config, question, setup) if found.fits is False else (),
-        for_latency(shape, setup, gpus),
+        quick,
         for_throughput(shape, setup, gpus),
         launch,
         start,
+        instead,
+        command(instead, environment.python(settings)) if instead else None,
         learned,
     )
+
+
+def _instead(
+    shape: Geometry, setup: Setup, found: Fit, launch: Launch, others: list[Layout | Setup | None]
+) -> Launch | None:
+    """A start that would fit: with a shorter context, else spread in another way."""
+    if found.fits is not False:
+        return None
+    lengths = [setup.max_model_len, found.longest, own_length(shape, setup)]
+    tried = [replace(setup, max_model_len=n) for n in lengths if n is None or n >= _USEFUL]
+    for other in others:
+        if other is None:
+            continue
+        size, stages = other.tensor_parallel, other.pipeline_parallel
+        tried.append(replace(setup, tensor_parallel=size, pipeline_parallel=stages, gpus=None))
+    best = next((each for each in tried if plan(shape, each).fits), None)
+    if best is None:
+        return None
+    sizes = (best.tensor_parallel, best.pipeline_parallel, best.max_model_len)
+    names = ("tensor_parallel", "pipeline_parallel", "max_model_len")
+    return launch.model_copy(update=dict(zip(names, sizes, strict=True)))
+
+
+_USEFUL = 1024  # tokens; a shorter context serves nobody
+
+
+def _of_card(question: Question, card: Card | None) -> str | None:
+    """What is to be said of the name that the GPU was given."""
+    if card is None or question.gpu is None:
+        return None
+    if card.known:
+        return card.note
+    like = f"; known are, for example, {', '.join(similar_cards(question.gpu))}"
+    if card.usable_gib is not None:
+        return f"{question.gpu!r} is not known here; its memory is taken as its name says{like}"
+    return f"{question.gpu!r} is not known here: give its memory with --gpu-memory GIB{like}"
+
+
+def _of_checkpoint(config: dict[str, Any], shape: Geometry, question: Question) -> str | None:
+    """What is to be said of a quantization that the checkpoint does not have."""
+    told = told_of(config, shape.keys)
+    has, named = str(told.get("quant_method") or "").lower(), question.quantization
+    if has and has.replace("_", "-") not in {name.replace("_", "-") for name in BITS}:
+        return f"no vLLM knows the quantization {has!r} of this checkpoint: 8 bits are assumed"
+    if named is None or named.replace("_marlin", "") in has.replace("compressed_tensors", ""):
+        return None
+    if not told:
+        return None if named in ONLINE else (
+            f"this checkpoint is not in {named}: the figures are for one that is, and vLLM starts "
+            "with nothing else"
+        )  # fmt: skip
+    if shape.quantization and has.lower() != named and named not in _CONVERTED.get(has, ()):
+        return f"this checkpoint is in {has or 'another form'}: vLLM does not serve it as {named}"
+    return None
+
+
+# What vLLM serves a checkpoint as, beside its own method.
+_CONVERTED = {
+    "awq": ("auto_awq", "awq_marlin", "moe_wna16", "inc", "humming", "ipex", "cpu_awq"),
+    "gptq": ("auto_gptq", "gptq_marlin", "gptq_bitblas", "bitblas", "marlin", "moe_wna16", "inc",
+             "humming", "gptq_marlin_24", "ipex"),
+    "mxfp4": ("gpt_oss_mxfp4",), "auto-round": ("inc", "auto_round", "gptq", "awq"),
+    "modelopt": ("modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed", "petit_nvfp4", "nvfp4"),
+    "fp8": ("deepseek_v4_fp8", "humming"), "compressed-tensors": ("humming",),
+}  # fmt: skip
 
 
 def _quantizations(config: dict[str, Any], question: Question, setup: Setup) -> tuple[str, ...]:
@@ -161,6 +237,11 @@ def _corrected(
     return replace(setup, version=version, correction=found), startup
 
 
+def own_version(settings: Settings) -> str | None:
+    """Of the vLLM that `serve` starts; `None` where it is one that a person brings."""
+    return None if settings.vllm_python else environment.VLLM_VERSION
+
+
 def of_launch(
     launch: Launch, config: dict[str, Any], gpus: tuple[GPU, ...], settings: Settings
 ) -> tuple[Fit, Setup | None]:
@@ -183,6 +264,7 @@ def of_launch(
         max_num_seqs=launch.max_num_seqs,
         max_num_batched_tokens=launch.max_num_batched_tokens,
         enforce_eager=bool(launch.enforce_eager),
+        version=own_version(settings),
         card=card,
     )
     setup, _ = _corrected(setup, launch.model, settings)
@@ -207,10 +289,10 @@ def _ranks(question: Question, legal: list[int]) -> tuple[int, int]:
     return size, stages
 
 
-def _launch(source: str, setup: Setup, question: Question) -> Launch:
+def _launch(source: str, names: tuple[str, ...], setup: Setup, question: Question) -> Launch:
     return make_launch(
         model=source,
-        served_names=(Path(source).name or "model",),
+        served_names=names or (Path(source).name or "model",),
         max_model_len=setup.max_model_len,
         kv_cache_dtype=setup.kv_cache_dtype,
         memory_utilization=setup.utilization,
@@ -241,7 +323,7 @@ class Room:
 # CUDA lets programs have a little less than NVML tells, and memory moves while a server starts.
 _CERTAIN = 0.97
 _USUAL = 0.92  # what vLLM takes by itself
-_LEAST = 0.05
+_LEAST = 0.01  # a share in whole percent; below there is none that could be given
 
 
 def room_beside(question: Question, settings: Settings, here: tuple[GPU, ...]) -> Room:
@@ -263,8 +345,13 @@ def room_beside(question: Question, settings: Settings, here: tuple[GPU, ...]) -
             f"{wanted} GPUs are wanted, and {len(chosen)} tell how much is free",
             "take fewer, or see: gearshift gpus",
         )
-    free = _CERTAIN * min(shares[index] for index in chosen)
-    share = max(_LEAST, min(_USUAL, int(100 * free) / 100))
-    kind = tuple(gpu for gpu in here if gpu.index == chosen[-1])
-    planned = forecast(replace(question, utilization=share), settings, kind)
+    free = int(100 * _CERTAIN * min(shares[index] for index in chosen)) / 100
+    share = max(_LEAST, min(_USUAL, free))
+    (least,) = (gpu for gpu in here if gpu.index == chosen[-1])
+    planned = forecast(replace(question, utilization=share), settings, (least,))
+    if free < _LEAST:
+        gib = (least.memory_free_bytes or 0) / (1 << 30)
+        said = f"only {gib:.1f} GiB of GPU {least.index} are free"
+        fit = replace(planned.fit, fits=False, longest=None, reasons=(said,))
+        planned = replace(planned, fit=fit)
     return Room(planned, tuple(sorted(chosen)), share)

@@ -75,6 +75,7 @@ class Launch(BaseModel):
         loras: Adapters, each a name and a folder.
         generation_config: What it samples with where a request says nothing, by the names of a
             `generation_config.json`; the rest is the model's own.
+        quiet: Its log leaves out those who ask for its health and metrics, every few seconds.
         cpu: It runs on the processor: there is no GPU.
         cpu_kv_gib: GiB of KV cache for each rank on a processor.
     """
@@ -103,6 +104,7 @@ class Launch(BaseModel):
     reasoning_parser: Slug | None = None
     runner: Literal["generate", "pooling"] | None = None
     enforce_eager: bool = False
+    quiet: bool = False
     chunked_prefill: bool | None = None
     prefix_caching: bool | None = None
     cpu: bool = False
@@ -164,6 +166,7 @@ def _options(launch: Launch) -> dict[str, Any]:
         "reasoning-parser": launch.reasoning_parser,
         "runner": launch.runner,
         "enforce-eager": launch.enforce_eager or None,
+        "disable-access-log-for-endpoints": "/health,/metrics" if launch.quiet else None,
         **_switch("enable-chunked-prefill", launch.chunked_prefill),
         **_switch("enable-prefix-caching", launch.prefix_caching),
         "enable-lora": True if launch.loras else None,

@@ -33,8 +33,10 @@ def for_latency(shape: Geometry, setup: Setup, gpus: int) -> Layout | None:
     if not fitting:
         return None
     size, stages, requests = max(fitting, key=lambda found: (found[0], -found[1]))
-    if size == 1:
-        reason = "no larger group of GPUs can share the layers"
+    if gpus == 1:
+        reason = "there is one GPU"
+    elif size == 1:
+        reason = "the model's layers cannot be shared by more of these GPUs"
     else:
         reason = f"each of {size} GPUs reads 1/{size} of the weights for a token"
         reason += "; without NVLink the exchange between them takes part of the gain"
@@ -52,26 +54,34 @@ def for_throughput(shape: Geometry, setup: Setup, gpus: int) -> Layout | None:
         layouts.append((copies * requests, size * stages, size, stages, copies))
     most = max(layouts)
     enough = [found for found in layouts if found[0] >= _NEARLY_ALL * most[0]]
-    requests, group, size, stages, copies = min(enough, key=lambda found: (found[1], -found[2]))
-    if group == gpus and copies == 1:
-        reason = f"all {gpus} GPUs together have most room for the KV cache" if gpus > 1 else ""
+    requests, group, size, stages, copies = min(
+        enough, key=lambda found: (found[1] * found[4] < gpus, found[1], -found[2])
+    )
+    if gpus == 1:
+        reason = "there is one GPU"
+    elif group == gpus:
+        reason = f"all {gpus} GPUs together have most room for the KV cache"
     else:
-        servers = f"{copies} servers of {group} GPU{'s' if group > 1 else ''}"
-        reason = f"{servers} hold {requests:.0f} requests at once, each at an address of its own"
+        servers = "one server" if copies == 1 else f"{copies} servers"
+        each = f"{group} GPUs" if group > 1 else "one GPU"
+        reason = f"{servers} of {each} {'holds' if copies == 1 else 'hold'} {requests:.0f} requests"
+        reason += " at once" + (", each at an address of its own" if copies > 1 else "")
         if most[1] > group:
             reason += f"; groups of {most[1]} hold {most[0]:.0f} and wait more for each other"
-    return Layout(size, stages, copies, requests, reason or "there is one GPU")
+    return Layout(size, stages, copies, requests, reason)
 
 
 def _fitting(shape: Geometry, setup: Setup, gpus: int) -> list[tuple[int, int, float]]:
     """Tensor and pipeline parallel sizes that fit, with the requests that each holds at once."""
     found = []
     for size in legal_tensor_parallel(shape, gpus):
-        for stages in range(1, gpus // size + 1):
-            tried = replace(setup, tensor_parallel=size, pipeline_parallel=stages)
+        for stages in range(1, min(gpus // size, shape.layers, _MOST_STAGES) + 1):
+            tried = replace(setup, tensor_parallel=size, pipeline_parallel=stages, gpus=gpus)
             what = plan(shape, tried)
             if what.fits and what.max_concurrency is not None:
                 at_once, _ = batching(shape, tried)  # vLLM runs no more, however much room there is
                 found.append((size, stages, min(what.max_concurrency, at_once)))
-                break  # more stages only add waiting
     return found
+
+
+_MOST_STAGES = 16  # nobody waits for more

@@ -1,8 +1,9 @@
 """What a vLLM server says of itself in `/metrics`, made into figures that people read.
 
 A `Sample` is one reading: gauges, and counters since the server's start. `Metrics` are what
-happened between two samples. What a server does not tell (each version has other names) stays
-unknown.
+happened between two samples, added up from each series by itself: of several engines behind one
+server, any may come, go or begin anew. What a server does not tell (each version has other names)
+stays unknown.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from gearshift.errors import EngineError
 
 Rows = dict[str, list[tuple[Mapping[str, str], float]]]
 """Labels and values by the names of their samples."""
+Series = frozenset[tuple[str, str]]
+"""The labels of one counter or histogram: its engine among them."""
 
 # The newest name first; vLLM has renamed these.
 _RUNNING = ("vllm:num_requests_running",)
 _WAITING = ("vllm:num_requests_waiting",)
+_SWAPPED = ("vllm:num_requests_swapped",)  # V0: put back, with their cache in the machine's memory
 _KV_CACHE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _PREFIX_QUERIES = ("vllm:prefix_cache_queries", "vllm:gpu_prefix_cache_queries")
 _PREFIX_HITS = ("vllm:prefix_cache_hits", "vllm:gpu_prefix_cache_hits")
+_PREFIX_HIT_RATE = ("vllm:gpu_prefix_cache_hit_rate",)  # V0; -1 where there is no such cache
 _PROMPT_TOKENS = ("vllm:prompt_tokens",)
 _GENERATION_TOKENS = ("vllm:generation_tokens",)
 _PREEMPTIONS = ("vllm:num_preemptions",)
@@ -52,7 +57,7 @@ class Histogram:
     """How many observations were at most each bound; the last bound is infinite."""
 
     buckets: Mapping[float, float] = field(default_factory=dict)
-    total: float = 0.0
+    total: float = 0.0  # NaN where it is not told
 
     @property
     def count(self) -> float:
@@ -65,6 +70,12 @@ class Histogram:
             return self
         counts = {bound: n - earlier.buckets[bound] for bound, n in self.buckets.items()}
         return Histogram(counts, self.total - earlier.total)
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """The observations of both."""
+        bounds = {**self.buckets, **other.buckets}
+        counts = {b: self.buckets.get(b, 0.0) + other.buckets.get(b, 0.0) for b in bounds}
+        return Histogram(counts, self.total + other.total)
 
     def percentile(self, share: float) -> float | None:
         """A value below which `share` (0 to 1) of the observations lie, `None` without any.
@@ -86,7 +97,7 @@ class Histogram:
     @property
     def mean(self) -> float | None:
         """The mean of the observations, `None` without any."""
-        return self.total / self.count if self.count else None
+        return self.total / self.count if self.count and math.isfinite(self.total) else None
 
 
 @dataclass(frozen=True)
@@ -96,11 +107,12 @@ class Sample:
     Attributes:
         at: When, on the monotonic clock in seconds.
         started: When the server's process began, seconds since the epoch.
-        running, waiting: Requests now.
+        running, waiting: Requests now; those that were swapped out wait.
         kv_cache_usage: 0 to 1; of the fullest engine, where there are several.
         kv_cache_tokens: What the KV cache holds when it is full.
-        counters: Totals since the server's start.
-        ttft, itl: Times to the first token and between tokens, seconds.
+        prefix_cache_hit_rate: Of the last requests, where the server tells only that.
+        counters: Totals since the server's start, of each series.
+        ttft, itl: Times to the first token and between tokens, seconds, of each series.
     """
 
     at: float
@@ -109,9 +121,29 @@ class Sample:
     waiting: int | None = None
     kv_cache_usage: float | None = None
     kv_cache_tokens: int | None = None
-    counters: Mapping[str, float] = field(default_factory=dict)
-    ttft: Histogram = field(default_factory=Histogram)
-    itl: Histogram = field(default_factory=Histogram)
+    prefix_cache_hit_rate: float | None = None
+    counters: Mapping[str, Mapping[Series, float]] = field(default_factory=dict)
+    ttft: Mapping[Series, Histogram] = field(default_factory=dict)
+    itl: Mapping[Series, Histogram] = field(default_factory=dict)
+
+    def follows(self, earlier: Sample) -> bool:
+        """Whether no process of the server began anew since then."""
+        return self.started == earlier.started and all(
+            self.counters.get(name, {}).get(series, value) >= value
+            for name, rows in earlier.counters.items()
+            for series, value in rows.items()
+        )
+
+    def silent_since(self, earlier: Sample) -> bool:
+        """Whether there was work at both times, and not a token was counted in between.
+
+        A prompt's tokens are counted when its answer begins. Who does not count is not silent.
+        """
+        tokens = ("prompt_tokens", "generation_tokens")
+        return all(
+            name in self.counters and self.counters[name] == earlier.counters.get(name)
+            for name in tokens
+        ) and all((sample.running or 0) + (sample.waiting or 0) for sample in (self, earlier))
 
 
 @dataclass(frozen=True)
@@ -132,7 +164,7 @@ class Metrics:
         seconds: Between the samples.
         prefix_cache_hit_rate: Prompt tokens that the cache had, of all that came, 0 to 1.
         preemptions: Requests that were put back because the KV cache was full.
-        finished: Requests that ended well.
+        finished: Requests that ended well: neither given up by their client nor failed.
         queue_time_s, prefill_time_s, decode_time_s: What they spent waiting for a turn, reading
             the prompt and writing the answer, all together.
     """
@@ -155,7 +187,7 @@ class Metrics:
 
 
 def read_sample(text: str, at: float) -> Sample:
-    """Reads the text of `/metrics`.
+    """Reads the text of `/metrics`; values that are no number are left out.
 
     Raises:
         EngineError: it is none, or not that of vLLM (kind `metrics`).
@@ -164,7 +196,9 @@ def read_sample(text: str, at: float) -> Sample:
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                rows.setdefault(sample.name, []).append((sample.labels, sample.value))
+                values = rows.setdefault(sample.name, [])
+                if math.isfinite(sample.value):
+                    values.append((sample.labels, sample.value))
         if any(name.startswith("vllm:") for name in rows):
             return _sample(rows, at)
     except (ValueError, KeyError, IndexError):
@@ -173,61 +207,87 @@ def read_sample(text: str, at: float) -> Sample:
 
 
 def _sample(rows: Rows, at: float) -> Sample:
-    totals = {name: _values(rows, names) for name, names in _COUNTERS.items()}
+    totals = {name: _series(rows, names) for name, names in _COUNTERS.items()}
+    hit_rates = [rate for rate in _values(rows, _PREFIX_HIT_RATE) if rate >= 0]
     return Sample(
         at=at,
         started=max(_values(rows, ("process_start_time_seconds",)), default=None),
         running=_whole(_values(rows, _RUNNING)),
-        waiting=_whole(_values(rows, _WAITING)),
+        waiting=_whole(_values(rows, _WAITING) + _values(rows, _SWAPPED)),
         kv_cache_usage=max(_values(rows, _KV_CACHE), default=None),
         kv_cache_tokens=_kv_cache_tokens(rows),
-        counters={name: sum(values) for name, values in totals.items() if values},
-        ttft=_histogram(rows, _TTFT),
-        itl=_histogram(rows, _ITL),
+        prefix_cache_hit_rate=min(hit_rates, default=None),
+        counters={name: found for name, found in totals.items() if found},
+        ttft=_histograms(rows, _TTFT),
+        itl=_histograms(rows, _ITL),
     )
 
 
 def between(earlier: Sample, later: Sample) -> Metrics:
     """What happened from one sample to the next; a restart in between is taken into account."""
     seconds = later.at - earlier.at
-    if earlier.started != later.started or any(
-        later.counters.get(name, 0.0) < value for name, value in earlier.counters.items()
-    ):
+    if not later.follows(earlier):
         earlier = Sample(earlier.at)  # it began anew, from zero
-    grown = {name: n - earlier.counters.get(name, 0.0) for name, n in later.counters.items()}
+    grown = {
+        name: sum(n - earlier.counters.get(name, {}).get(series, 0.0) for series, n in rows.items())
+        for name, rows in later.counters.items()
+    }
 
     def rate(name: str) -> float | None:
         return grown[name] / seconds if name in grown and seconds > 0 else None
 
     hits, queries = grown.get("prefix_hits"), grown.get("prefix_queries")
+    counted = hits / queries if queries and hits is not None else None
     return Metrics(
         seconds=seconds,
         running=later.running,
         waiting=later.waiting,
         kv_cache_usage=later.kv_cache_usage,
         kv_cache_tokens=later.kv_cache_tokens,
-        prefix_cache_hit_rate=hits / queries if queries and hits is not None else None,
+        prefix_cache_hit_rate=later.prefix_cache_hit_rate if counted is None else counted,
         prompt_tokens_per_s=rate("prompt_tokens"),
         generation_tokens_per_s=rate("generation_tokens"),
         preemptions=_count(grown.get("preemptions")),
         finished=_count(grown.get("finished")),
-        ttft_s=_percentiles(later.ttft.since(earlier.ttft)),
-        itl_s=_percentiles(later.itl.since(earlier.itl)),
+        ttft_s=_percentiles(earlier.ttft, later.ttft),
+        itl_s=_percentiles(earlier.itl, later.itl),
         queue_time_s=grown.get("queue_time"),
         prefill_time_s=grown.get("prefill_time"),
         decode_time_s=grown.get("decode_time"),
     )
 
 
-def _percentiles(histogram: Histogram) -> Percentiles:
-    p50, p95, p99 = (histogram.percentile(share) for share in (0.5, 0.95, 0.99))
-    return Percentiles(p50, p95, p99, histogram.mean)
+def _percentiles(
+    earlier: Mapping[Series, Histogram], later: Mapping[Series, Histogram]
+) -> Percentiles:
+    """Of what all series observed in between, together."""
+    nothing = Histogram()
+    grown = [found.since(earlier.get(series, nothing)) for series, found in later.items()]
+    whole = sum(grown, nothing)
+    p50, p95, p99 = (whole.percentile(share) for share in (0.5, 0.95, 0.99))
+    return Percentiles(p50, p95, p99, whole.mean)
+
+
+def _rows(rows: Rows, names: Iterable[str]) -> list[tuple[Mapping[str, str], float]]:
+    """Of the first of the names that there is."""
+    found = (rows[whole] for name in names for whole in (name, f"{name}_total") if whole in rows)
+    return next(found, [])
 
 
 def _values(rows: Rows, names: Iterable[str]) -> list[float]:
-    """One value for each engine and label, of the first of the names that there is."""
-    found = (rows[whole] for name in names for whole in (name, f"{name}_total") if whole in rows)
-    return [value for _, value in next(found, [])]
+    """One value for each engine and label."""
+    return [value for _, value in _rows(rows, names)]
+
+
+def _series(rows: Rows, names: Iterable[str]) -> dict[Series, float]:
+    return {
+        frozenset(labels.items()): value
+        for labels, value in _rows(rows, names)
+        if labels.get("finished_reason") not in _ENDED_BADLY
+    }
+
+
+_ENDED_BADLY = ("abort", "error")
 
 
 def _whole(values: list[float]) -> int | None:
@@ -235,19 +295,22 @@ def _whole(values: list[float]) -> int | None:
 
 
 def _count(value: float | None) -> int | None:
-    return None if value is None or not math.isfinite(value) else round(value)
+    return None if value is None else round(value)
 
 
-def _histogram(rows: Rows, names: Iterable[str]) -> Histogram:
-    """All engines' observations together."""
-    for name in names:
-        if f"{name}_bucket" in rows:
-            buckets: dict[float, float] = {}
-            for labels, value in rows[f"{name}_bucket"]:
-                bound = float(labels["le"])
-                buckets[bound] = buckets.get(bound, 0.0) + value
-            return Histogram(buckets, sum(_values(rows, (f"{name}_sum",))))
-    return Histogram()
+def _histograms(rows: Rows, names: Iterable[str]) -> dict[Series, Histogram]:
+    """One for each engine and label."""
+    name = next((name for name in names if f"{name}_bucket" in rows), None)
+    if name is None:
+        return {}
+    buckets: dict[Series, dict[float, float]] = {}
+    for labels, value in rows[f"{name}_bucket"]:
+        series = frozenset((key, text) for key, text in labels.items() if key != "le")
+        buckets.setdefault(series, {})[float(labels["le"])] = value
+    totals = _series(rows, (f"{name}_sum",))
+    return {
+        series: Histogram(found, totals.get(series, math.nan)) for series, found in buckets.items()
+    }
 
 
 def _kv_cache_tokens(rows: Rows) -> int | None:
@@ -261,49 +324,3 @@ def _kv_cache_tokens(rows: Rows) -> int | None:
         elif all(part.isdigit() for part in blocks):
             found += int(blocks[0]) * int(blocks[1])
     return found or None
-
-
-def in_words(now: Metrics, max_num_seqs: int | None = None) -> str:
-    """What the figures mean, in one line; `now` should span some seconds."""
-    if now.running is None or now.waiting is None:
-        return "It does not tell how many requests it has."
-    usage = now.kv_cache_usage or 0.0
-    rate = now.generation_tokens_per_s or 0.0
-    stands = rate == 0.0 and not now.prompt_tokens_per_s and now.seconds >= 5
-    if now.running and stands:
-        return (
-            f"{_requests(now.running)} under way and no token came for {now.seconds:.0f} s: it may "
-            "hang, look at its log."
-        )
-    if now.preemptions:
-        return (
-            f"{_requests(now.preemptions)} put back, because the KV cache is full: allow fewer at "
-            "once (--max-num-seqs), shorter ones (--max-model-len), or give it more memory."
-        )
-    if now.waiting and usage >= _FULL:
-        return (
-            f"{_requests(now.waiting)} waiting: the KV cache is full ({100 * usage:.0f} %). "
-            "Shorter contexts (--max-model-len), an fp8 cache (--kv-cache-dtype) or more memory "
-            "help."
-        )
-    if now.waiting and max_num_seqs and now.running >= max_num_seqs:
-        return (
-            f"{_requests(now.waiting)} waiting: it takes {max_num_seqs} at once. If memory allows, "
-            "raise --max-num-seqs."
-        )
-    if now.waiting:
-        return f"{_requests(now.waiting)} waiting for a turn, {now.running} under way."
-    if usage >= _FULL:
-        return f"The KV cache is nearly full ({100 * usage:.0f} %): the next requests will wait."
-    if now.running:
-        return f"{_requests(now.running)} under way at {rate:.0f} tokens a second; nobody waits."
-    if rate:
-        return f"Requests come and go at {rate:.0f} tokens a second; nobody waits."
-    return "Idle: nobody asks."
-
-
-_FULL = 0.95  # of the KV cache; the last blocks are seldom all taken
-
-
-def _requests(count: int) -> str:
-    return f"{count} request{'' if count == 1 else 's'}"

@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -158,6 +159,13 @@ def remove_shared_memory(names: Iterable[str]) -> None:
         for name in left - shared_memory_of(map(int, filter(str.isdigit, os.listdir("/proc")))):
             with suppress(OSError):
                 os.unlink(name)
+
+
+def somebody_listens(port: int) -> bool:
+    """Whether clients of that port of this machine reach anybody."""
+    with suppress(OSError), socket.create_connection(("localhost", port), 1.0):
+        return True
+    return False
 
 
 def port_owner(port: int) -> Process | None:

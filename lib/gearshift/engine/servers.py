@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -107,6 +107,12 @@ def status(settings: Settings) -> list[Record]:
     return [
         _as_it_is(record, Place(settings, record.launch.port)) for record in all_records(settings)
     ]
+
+
+def owners(records: Iterable[Record]) -> dict[int, str]:
+    """Which server a process belongs to, by its number."""
+    there = [record for record in records if record.of_this_boot()]
+    return {process.pid: record.name for record in there for process in record.tree}
 
 
 def _as_it_is(record: Record, place: Place) -> Record:

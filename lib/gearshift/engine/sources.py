@@ -22,11 +22,13 @@ class Source:
         config: Its `config.json`, or the same keys.
         serves: What `serve` would be given.
         note: What has to be said of the figures, if anything.
+        names: What `serve` would let clients call it.
     """
 
     config: dict[str, Any]
     serves: str
     note: str | None = None
+    names: tuple[str, ...] = ()
 
 
 def find_source(model: str, settings: Settings) -> Source:
@@ -40,12 +42,12 @@ def find_source(model: str, settings: Settings) -> Source:
         return _from_file(path)
     found = find_model(model, settings)
     if found.config is not None:
-        return Source(found.config, found.source)
+        return Source(found.config, found.source, names=found.names)
     if found.problem or Path(found.source).is_absolute():
         problem = found.problem or f"the shape of {found.source} is not known here"
         raise EngineError("model", problem, "give its config.json, or the folder that has it")
     try:
-        return Source(fetch_config(found.source, settings), found.source)
+        return Source(fetch_config(found.source, settings), found.source, names=found.names)
     except EngineError as problem:
         message = f"the shape of {found.source} is not known here, and {problem.message}"
         raise EngineError("model", message, problem.hint) from None
@@ -59,9 +61,13 @@ def _from_file(path: Path) -> Source:
             note = "vLLM serves no GGUF files: the figures are for the same weights in 16 bits"
             return Source(read_header(path), str(path.absolute()), note)
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as wrong:
+    except OSError as wrong:
         raise EngineError(
-            "model", f"{path} cannot be read: {wrong}", "give a config.json"
+            "model", f"{path} cannot be read: {wrong.strerror}", "give a config.json"
+        ) from None
+    except (ValueError, RecursionError):
+        raise EngineError(
+            "model", f"{path} is neither JSON nor a GGUF file", "give a config.json or a GGUF file"
         ) from None
     if not isinstance(config, dict):
         raise EngineError("model", f"{path} is not a model's configuration", "give a config.json")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gearshift import gpu
 from gearshift.engine import environment as engine
-from gearshift.engine.checks import Plan
+from gearshift.engine import servers
+from gearshift.engine.checks import Plan, Status, run_checks
 from gearshift.engine.export import docker_command
 from gearshift.engine.families import parsers
 from gearshift.engine.launch import make_launch
 from gearshift.engine.models import Model, find_model
 from gearshift.engine.profiles import Profile, profile
-from gearshift.engine.records import Record
+from gearshift.engine.records import Record, State
 from gearshift.engine.redact import secrets
-from gearshift.engine.servers import new_record
 from gearshift.errors import EngineError
 from gearshift.settings import Settings, port_of, visible_gpus
 
@@ -85,6 +86,7 @@ def prepare(wish: Wish, settings: Settings) -> Start:
         port=wish.port or port_of(settings.vllm_base_url),
         gpus=wish.gpus or (visible_gpus()[:count] if gpus.gpus else ()),
         tensor_parallel=size,
+        quiet=wish.docker or engine.can_be_quiet(settings),
         cpu=cpu,
         **values,
     )
@@ -96,7 +98,7 @@ def prepare(wish: Wish, settings: Settings) -> Start:
         )
     plan = Plan(launch, model, gpus, settings, wish.docker)
     python = engine.python(settings)
-    record = new_record(launch, settings, python, restart=wish.restart)
+    record = servers.new_record(launch, settings, python, restart=wish.restart)
     if wish.docker:
         name = f"gearshift-{record.name}"
         argv = docker_command(launch, name, f"v{engine.VLLM_VERSION}", secrets(settings))
@@ -104,6 +106,28 @@ def prepare(wish: Wish, settings: Settings) -> Start:
             update={"docker": name, "command": argv, "python": Path("docker")}
         )
     return Start(record, plan, chosen)
+
+
+def carry_out(
+    wish: Wish, settings: Settings, on_change: Callable[[Record], None] = lambda record: None
+) -> Record:
+    """Checks a start, does it, and waits until the server is ready; it stays running.
+
+    Raises:
+        EngineError: a check refuses it (kind `refused`), or it fails (kind `serve`).
+    """
+    start = prepare(wish, settings)
+    refused = [check for check in run_checks(start.plan) if check.status is Status.REFUSED]
+    if refused:
+        message = "; ".join(check.message for check in refused)
+        raise EngineError("refused", message, "; ".join(check.hint for check in refused))
+    servers.serve(start.record, settings)
+    record = servers.wait(start.record.launch.port, settings, on_change)
+    if record.state is State.FAILED or record.failure is not None:
+        failure = record.failure
+        message = failure.message if failure else f"{record.name} is {record.state}"
+        raise EngineError("serve", message, f"gearshift doctor --server {record.name}")
+    return record
 
 
 def _cpu_kv_gib(model: Model, ranks: int, max_model_len: int | None) -> int:

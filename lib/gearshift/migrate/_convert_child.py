@@ -7,8 +7,10 @@ of ours: that Python does not have it.
 """
 
 import json
+import os
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,5 +148,14 @@ def first_tokens(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
     }
 
 
+def end_with_parent() -> None:
+    """Standard input is a pipe of whoever started us: it ends when they are gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # at once: the pipe is closed when our output ends

@@ -7,6 +7,7 @@ and thoughts are not translated: the prompt is that of a chat without them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
@@ -14,6 +15,7 @@ from itertools import count
 from gearshift.migrate.go_template import (
     Assign,
     Branch,
+    Call,
     Expression,
     Jump,
     Literal,
@@ -30,11 +32,13 @@ DEFAULT = "{{ .Prompt }}"
 """What Ollama takes for a model that has no template."""
 
 _NEVER = {
-    "tools", "toolcalls", "toolcallid", "toolname", "images", "thinking", "think", "isthinkset",
-    "thinklevel", "suffix", "query", "document", "instruction",
+    "Tools", "ToolCalls", "ToolCallID", "ToolName", "Images", "Thinking", "Think", "IsThinkSet",
+    "ThinkLevel", "Suffix", "Query", "Document", "Instruction",
 }  # fmt: skip
 """Fields that are empty in a chat of texts."""
-_FIELDS = {"role": "role", "content": "content"}
+_EMPTY_TEXTS = {"Thinking", "ToolName", "ToolCallID"}
+"""Those of a message that are printed as nothing; others as `[]` or `<no value>`."""
+_FIELDS = {"Role": "role", "Content": "content"}
 _COMPARISONS = {"ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 _FALSE = "false"
@@ -77,8 +81,8 @@ def translate(
     return "\n".join(lines) + "\n"
 
 
-_ROOT = {"messages": "all.messages", "system": "all.system", "response": "''"}
-_TURN = {"system": "System", "prompt": "Prompt", "response": "Response"}
+_ROOT = {"Messages": "all.messages", "System": "all.system", "Response": "''"}
+_TURN = {"System": "System", "Prompt": "Prompt", "Response": "Response"}
 
 _TURNS = """\
 {%- set now = namespace(system='', prompt='', response='') -%}
@@ -160,13 +164,17 @@ class _Translator:
     """From nodes to Jinja.
 
     Args:
-        root: What the fields of the root are called in Jinja, by their names in lower case.
+        root: What the fields of the root are called in Jinja.
+
+    Where Go and Jinja differ (what a list or a boolean looks like, the length of a text, which
+    values can be compared), it is refused.
     """
 
     def __init__(self, root: dict[str, str]) -> None:
         self._root = root
         self._dot: str | None = None  # what `.` is; the root at first
         self._variables: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}  # of what is in Jinja's variables
         self._numbers = count(1)
 
     def nodes(self, nodes: list[Node]) -> str:
@@ -176,13 +184,41 @@ class _Translator:
         if isinstance(node, Text):
             return f"{{{{- {_quoted(node.text)} -}}}}\n"
         if isinstance(node, Output):
-            value = self._value(node.value)
-            return "" if value in (_FALSE, "''") else f"{{{{- {value} -}}}}\n"
+            return self._output(node.value)
         if isinstance(node, Jump):
             return f"{{%- {node.kind} -%}}\n"
         if isinstance(node, Assign):
             return self._assign(node)
         return self._range(node) if node.kind == "range" else self._branch(node)
+
+    def _output(self, value: Expression) -> str:
+        found = self._value(value)
+        if found == _FALSE and isinstance(value, Path) and value.names[-1] in _EMPTY_TEXTS:
+            return ""
+        kind = self._kind(value)
+        if found == _FALSE or kind in ("list", "bool", "message", "float"):
+            raise TemplateError(f"what is not a text is printed ({kind or 'an empty field'})")
+        return "" if found == "''" else f"{{{{- {found} -}}}}\n"
+
+    def _kind(self, value: Expression) -> str | None:
+        """What an expression is, as far as that is known."""
+        if isinstance(value, Literal):
+            kinds = {str: "text", bool: "bool", int: "number", float: "float"}
+            return kinds.get(type(value.value))
+        if isinstance(value, Path):
+            found = self._path(value)
+            if found == "all.messages":
+                return "list"
+            if found in self._kinds:
+                return self._kinds[found]
+            return "text" if value.names and found != _FALSE else None
+        if value.name in ("eq", "not", *_COMPARISONS):
+            return "bool"
+        if value.name in ("and", "or"):
+            kinds_of = {self._kind(each) for each in value.arguments}
+            return kinds_of.pop() if len(kinds_of) == 1 else None
+        fixed = {"len": "number", "slice": "list", "index": "message", "currentDate": "text"}
+        return fixed.get(value.name)
 
     def _assign(self, node: Assign) -> str:
         value = self._value(node.value)
@@ -191,6 +227,8 @@ class _Translator:
                 raise TemplateError(f"${node.name} is not declared")
             return f"{{%- set {self._variables[node.name]} = {value} -%}}\n"
         name = f"v{next(self._numbers)}"
+        if kind := self._kind(node.value):
+            self._kinds[f"{name}.value"] = kind
         self._variables = self._variables | {node.name: f"{name}.value"}
         return f"{{%- set {name} = namespace(value={value}) -%}}\n"
 
@@ -213,6 +251,8 @@ class _Translator:
 
     def _range(self, node: Branch) -> str:
         over = self._value(node.condition)
+        if over != _FALSE and self._kind(node.condition) != "list":
+            raise TemplateError("a range over what is no list of messages")
         outer = self._dot, self._variables
         if over == _FALSE:
             found = self.nodes(node.otherwise)
@@ -222,6 +262,7 @@ class _Translator:
         each, at = f"each{number}", f"at{number}"
         values = (at, each) if len(node.names) == 2 else (each,)
         names = dict(zip(node.names, values, strict=False))
+        self._kinds |= {each: "message", at: "number"}
         self._dot, self._variables = each, self._variables | names
         body = self.nodes(node.body)
         self._dot, self._variables = outer
@@ -240,10 +281,26 @@ class _Translator:
             return str(value.value)
         if isinstance(value, Path):
             return self._path(value)
+        self._check(value)
         return self._call(value.name, [self._value(argument) for argument in value.arguments])
 
+    def _check(self, call: Call) -> None:
+        """Refuses what Go refuses, or does otherwise than Jinja."""
+        kinds = [self._kind(each) for each in call.arguments]
+        if call.name in ("len", "slice", "index") and kinds[:1] not in (["list"], [None]):
+            raise TemplateError(f"{call.name} of what is no list")
+        if call.name in ("slice", "index"):
+            most = 1 if call.name == "slice" else 0
+            for each in call.arguments[1:]:
+                if isinstance(each, Literal) and not (
+                    type(each.value) is int and 0 <= each.value <= most
+                ):
+                    raise TemplateError(f"{call.name} may be out of range")
+        if call.name in ("eq", *_COMPARISONS) and len({kind for kind in kinds if kind}) > 1:
+            raise TemplateError(f"{call.name} of {' and '.join(map(str, kinds))}")
+
     def _path(self, path: Path) -> str:
-        names = [name.lower() for name in path.names]
+        names = list(path.names)
         if any(name in _NEVER for name in names):
             return _FALSE
         if path.root not in (".", "$"):
@@ -253,7 +310,7 @@ class _Translator:
         if path.root == "$" or self._dot is None:
             if len(names) != 1:
                 raise TemplateError(f"{'.'.join(path.names) or '.'} of the root is not known here")
-            return self._root.get(names[0], _FALSE)
+            return self._root.get(names[0], _FALSE)  # as in Go, where one that is not there is
         return self._fields(self._dot, names)
 
     @staticmethod
@@ -283,9 +340,22 @@ class _Translator:
             return f"{values[0]}[{values[1]}]"
         if name == "print" and len(values) == 1:
             return values[0]
+        if name == "printf" and values:
+            return _formatted(values[0], values[1:])
         if name == "currentDate" and not values:
             return "strftime_now('%Y-%m-%d')"
         raise TemplateError(f"the function {name!r} with {len(values)} values is not known here")
+
+
+def _formatted(pattern: str, values: list[str]) -> str:
+    """`printf` of texts alone."""
+    pieces = re.split(r"%[sv]", pattern[1:-1])
+    if not pattern.startswith("'") or len(pieces) != len(values) + 1 or "%" in "".join(pieces):
+        raise TemplateError(f"the format {pattern} is not known here")
+    parts = [f"'{pieces[0]}'"]
+    for value, piece in zip(values, pieces[1:], strict=True):
+        parts += [value, f"'{piece}'"]
+    return f"({' ~ '.join(part for part in parts if part != chr(39) * 2)})"
 
 
 def _either(values: Iterable[str]) -> str:

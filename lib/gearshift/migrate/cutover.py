@@ -90,15 +90,18 @@ def cut_over(
     before = _tally(vllm)
     switch(model, previous, settings)
     started, counts, in_a_row, reason = time.monotonic(), Counts(), 0, None
-    while reason is None and (passed := time.monotonic() - started) < watch_s:
-        problem = _probe(vllm, model)
-        in_a_row = in_a_row + 1 if problem else 0
-        counts = _count(counts, problem, before, _tally(vllm))
-        on_counts(passed, counts)
-        reason = _why_back(counts, in_a_row, problem, before, most_errors)
-        if reason is None:
-            left = watch_s - (time.monotonic() - started)
-            time.sleep(max(0.0, min(interval_s, left)))
+    try:
+        while reason is None and (passed := time.monotonic() - started) < watch_s:
+            problem = _probe(vllm, model)
+            in_a_row = in_a_row + 1 if problem else 0
+            counts = _count(counts, problem, before, _tally(vllm))
+            on_counts(passed, counts)
+            reason = _why_back(counts, in_a_row, problem, before, most_errors)
+            if reason is None:
+                left = watch_s - (time.monotonic() - started)
+                time.sleep(max(0.0, min(interval_s, left)))
+    except KeyboardInterrupt:
+        pass  # who stops watching keeps the switch; `watched_s` says for how long it was watched
     if reason is not None:
         roll_back(settings)
     active = LLMServiceFactory.active()

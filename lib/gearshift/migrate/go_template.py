@@ -131,6 +131,7 @@ class _Parser:
     def __init__(self, source: str) -> None:
         self._pieces = list(_split(source))
         self._at = 0
+        self._ranges = 0  # that we are in
 
     def parse(self) -> list[Node]:
         nodes, end = self._list()
@@ -155,6 +156,8 @@ class _Parser:
             if word in ("if", "with", "range"):
                 nodes.append(self._branch(word, action[len(word) :]))
             elif word in ("break", "continue"):
+                if not self._ranges or action != word:
+                    raise TemplateError(f"{action!r} outside of a range")
                 nodes.append(Jump(word))
             elif word in ("define", "template", "block"):
                 raise TemplateError(f"{word!r} is not known here")
@@ -165,7 +168,9 @@ class _Parser:
     def _branch(self, kind: str, rest: str) -> Branch:
         names, condition = _range(rest) if kind == "range" else ((), _pipeline(rest))
         branch = Branch(kind, condition, names=names)
+        self._ranges += kind == "range"
         branch.body, end = self._list()
+        self._ranges -= kind == "range"
         if end.startswith("else"):
             more = end[4:].strip()
             if more:
@@ -295,8 +300,17 @@ def _operand(tokens: list[tuple[str, str]]) -> tuple[Expression, list[tuple[str,
 def _unquoted(text: str) -> str:
     if text.startswith("`"):
         return text[1:-1]
+    escapes = _ESCAPE.findall(text)
+    if any(not _PLAIN_ESCAPE.fullmatch(escape) for escape in escapes):
+        raise TemplateError(f"{text} has an escape that is not known here")
     try:
-        value: str = ast.literal_eval(text)  # Go's escapes are Python's, but for rare ones
+        value: str = ast.literal_eval(text)  # Go's escapes of ASCII and of `\\u` are Python's
     except (ValueError, SyntaxError):
         raise TemplateError(f"{text} is no text") from None
     return value
+
+
+_ESCAPE = re.compile(r"\\(?:x..?|[0-7]{1,3}|u.{0,4}|U.{0,8}|.)")
+_PLAIN_ESCAPE = re.compile(
+    r"\\(?:[abfnrtv\\\"]|x[0-7][0-9a-fA-F]|[01][0-7]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})"
+)

@@ -162,7 +162,7 @@ def _number(value: str) -> float:
 _REQUESTS: dict[str, tuple[str, Callable[[str], tuple[Any, str]]]] = {
     "num_predict": ("max_tokens", _predict),
     "repeat_penalty": ("repetition_penalty", _repetition),
-    "temperature": ("temperature", _between(0.0, float("inf"))),
+    "temperature": ("temperature", _between(0.0, 2.0)),
     "top_k": ("top_k", _top_k),
     "top_p": ("top_p", _top_p),
     "min_p": ("min_p", _between(0.0, 1.0)),
@@ -230,10 +230,13 @@ def request_defaults(found: list[Fate]) -> dict[str, Any]:
     for each in found:
         if each.where is not Where.REQUEST or each.becomes is None:
             continue
-        if each.becomes == "stop":
-            fields.setdefault("stop", []).append(each.gives)
+        if each.becomes in ("stop", "messages"):
+            fields.setdefault(each.becomes, []).append(each.gives)
         else:
             fields[each.becomes] = each.gives
+    last = [e for e in found if e.parameter == "repeat_penalty"][-1:]
+    if last and last[0].gives is None:  # what Ollama does with it is nothing that vLLM could do
+        del fields["repetition_penalty"]
     if any(e.parameter == "repeat_last_n" and e.value == "0" for e in found):
         fields["repetition_penalty"] = 1.0  # Ollama looks at no token at all
     return fields

@@ -18,6 +18,10 @@ _INSTRUCTIONS = (
     "FROM", "LICENSE", "TEMPLATE", "SYSTEM", "ADAPTER", "DRAFT", "RENDERER", "PARSER", "PARAMETER",
     "MESSAGE", "REQUIRES",
 )  # fmt: skip
+_TAKEN_FOR = {
+    name.lower(): name.lower() for name in _INSTRUCTIONS if name not in ("FROM", "PARAMETER")
+} | {"model": "from"}
+"""Names of parameters that Ollama, which keeps both in one list, takes for instructions."""
 _ROLES = ("system", "user", "assistant")
 _BLANKS, _BREAKS = " \t", "\r\n"
 _LARGEST = 16 << 20  # bytes; real ones have kilobytes, most of it licences
@@ -149,7 +153,10 @@ class _Reader:
             return None
         name = self._name(first)
         if name == "parameter":
-            return Command(self._word("_"), self._value(), parameter=True)
+            parameter, value = self._word("_"), self._value()
+            if parameter in _TAKEN_FOR:
+                return Command(_TAKEN_FOR[parameter], value)
+            return Command(parameter, value, parameter=True)
         if name == "message":
             role = self._word("", digits=False)
             if role not in _ROLES:
@@ -192,13 +199,18 @@ class _Reader:
     def _value(self) -> str:
         """Up to the end of the line, or of the line where its quotes are closed."""
         kept: list[str] = []
+        first = last = ""  # of what is no blank
         while char := self._next():
             if char in _BREAKS:
-                if (value := _unquote("".join(kept).strip(_BLANKS + _BREAKS))) is not None:
+                closed = first != '"' or last == '"'
+                value = _unquote("".join(kept).strip(_BLANKS + _BREAKS)) if closed else None
+                if value is not None:
                     return value
                 kept.append(char)
             elif char == "\t" or _printable(char):
                 kept.append(char)
+                if char not in _BLANKS:
+                    first, last = first or char, char
         value = _unquote("".join(kept).strip(_BLANKS + _BREAKS))
         if value is None:
             raise ModelfileError("it ends inside a quoted value: a closing quote is missing")

@@ -20,7 +20,7 @@ import numpy as np
 
 from gearshift.errors import ProviderError
 from gearshift.migrate.questions import Question
-from gearshift.migrate.sides import Chance, Rendered, chances, in_ollama, in_vllm
+from gearshift.migrate.sides import Chance, Rendered, as_text, chances, in_ollama, in_vllm
 from gearshift.providers.ollama import OllamaService
 from gearshift.providers.vllm import VLLMService
 from gearshift.rag.citations import Citer
@@ -29,6 +29,8 @@ from gearshift.schemas import FinishReason
 
 NEAR = 0.7
 """Natural logarithm: a token with half of the likeliest one's chance, or more, is nearly chosen."""
+_USUAL_CONTEXT = 4096  # tokens; of Ollama 0.9 where nobody says
+_AROUND = 8  # tokens that are shown of a difference
 _REFUSES = re.compile(
     r"\b(?:(?:do(?:es)?|did|is|are|can|could)(?: not|n't)|cannot|no) (?:\w+ ){0,3}?"
     r"(?:answer|know|contain|mention|say|information|help|provide|assist|sure)\b|\bunable to\b|"
@@ -63,9 +65,8 @@ class Pair:
     """One question on both servers.
 
     Attributes:
-        same_prompt: Whether both prompts are the same, token by token; by their number alone where
-            `compared` is `count`; `None` if that is not known.
-        compared: `tokens` or `count`.
+        same_prompt: Whether both prompts are the same, token by token; `None` if that is not known.
+        compared: `tokens`, or `count` where Ollama tells no more than that.
         difference: Where the prompts part, in words.
         alike: How like the answers are.
         widest_gap: How much less likely vLLM finds a token of Ollama's answer than its own choice
@@ -85,64 +86,90 @@ class Pair:
     meaning: float | None
 
 
+@dataclass(frozen=True)
+class Sides:
+    """The two servers, and what each calls the model.
+
+    Attributes:
+        stop: The Modelfile's stop texts, which vLLM has to be told.
+        has_messages: The Modelfile begins each chat with MESSAGEs.
+    """
+
+    ollama: OllamaService
+    ollama_model: str
+    vllm: VLLMService
+    vllm_model: str
+    stop: tuple[str, ...] = ()
+    has_messages: bool = False
+
+
 async def compare(
     questions: Sequence[Question],
-    ollama: tuple[OllamaService, str],
-    vllm: tuple[VLLMService, str],
+    sides: Sides,
     embedder: Embedder,
     max_tokens: int,
-    stop: Sequence[str],
     on_pair: Callable[[Pair], None],
 ) -> list[Pair]:
     """Asks both servers each question; one question after the other, both servers at once.
 
     Args:
-        ollama: The server, and what it calls the model; likewise `vllm`.
         embedder: Compares meanings, and matches citations.
-        stop: The Modelfile's stop texts, which vLLM has to be told.
         on_pair: Told of each pair when it is there.
 
     Raises:
-        ProviderError: a server cannot be asked at all.
+        ProviderError: a server cannot be asked at all. Once there is a pair, what fails is part of
+            the result.
     """
-    pairs = []
+    pairs: list[Pair] = []
     for question in questions:
-        pair = await _pair(question, ollama, vllm, embedder, max_tokens, stop)
+        try:
+            pair = await _pair(question, sides, embedder, max_tokens)
+        except ProviderError as error:
+            if not pairs:
+                raise
+            pair = _failed(question, error)
         pairs.append(pair)
         on_pair(pair)
     return pairs
 
 
-async def _pair(
-    question: Question,
-    ollama: tuple[OllamaService, str],
-    vllm: tuple[VLLMService, str],
-    embedder: Embedder,
-    max_tokens: int,
-    stop: Sequence[str],
-) -> Pair:
-    prompts = await asyncio.gather(
-        in_ollama(*ollama, question.messages), in_vllm(*vllm, question.messages)
+def _failed(question: Question, error: ProviderError) -> Pair:
+    nothing, answer = Rendered(None), Answered(error=error.message)
+    return Pair(
+        question, (nothing, nothing), (answer, answer), None, "count", None, Alike.UNKNOWN, None,
+        None,
+    )  # fmt: skip
+
+
+async def _pair(question: Question, sides: Sides, embedder: Embedder, max_tokens: int) -> Pair:
+    vllm = await in_vllm(sides.vllm, sides.vllm_model, question.messages)
+    context = _context((vllm.count or 0) + max_tokens)
+    ollama = await in_ollama(
+        sides.ollama, sides.ollama_model, question.messages, context, sides.has_messages
     )
-    same, compared = _same(*prompts)
-    answers = await asyncio.gather(
-        _answer(*ollama, question, max_tokens, embedder, ()),  # its Modelfile has the stops
-        _answer(*vllm, question, max_tokens, embedder, stop),
+    same, compared = _same(ollama, vllm)
+    theirs, ours = await asyncio.gather(
+        _answer(sides.ollama, sides.ollama_model, question, max_tokens, embedder, (), context),
+        _answer(sides.vllm, sides.vllm_model, question, max_tokens, embedder, sides.stop),
     )
-    theirs, ours = answers
     alike, gap, meaning = Alike.UNKNOWN, None, None
     if theirs.error is None and ours.error is None:
         alike = Alike.SAME if theirs.text.strip() == ours.text.strip() else Alike.DIFFERENT
-        meaning = await asyncio.to_thread(_cosine, embedder, answers)
-    if alike is Alike.DIFFERENT and prompts[1].tokens is not None:
-        found = await chances(*vllm, prompts[1].tokens, theirs.text)
+        meaning = await asyncio.to_thread(_cosine, embedder, (theirs, ours))
+    if alike is Alike.DIFFERENT and vllm.tokens is not None:
+        found = await chances(sides.vllm, sides.vllm_model, vllm.tokens, theirs.text)
         gap = _widest(found) if found else None
         if gap is not None and gap <= NEAR:
             alike = Alike.NEAR
-    difference = None if same is not False else _difference(*prompts)
+    difference = await _difference(ollama, vllm, sides) if same is False else None
     return Pair(
-        question, prompts, answers, same, compared, difference, alike, gap, meaning
-    )  # fmt: skip
+        question, (ollama, vllm), (theirs, ours), same, compared, difference, alike, gap, meaning
+    )
+
+
+def _context(tokens: int) -> int | None:
+    """What Ollama has to be told so that it cuts nothing off; `None` where its default will do."""
+    return None if tokens <= _USUAL_CONTEXT else -(-tokens // 1024) * 1024
 
 
 async def _answer(
@@ -152,6 +179,7 @@ async def _answer(
     max_tokens: int,
     embedder: Embedder,
     stop: Sequence[str],
+    context: int | None = None,
 ) -> Answered:
     try:
         made = await service.generate(
@@ -162,6 +190,7 @@ async def _answer(
             max_tokens=max_tokens,
             repetition_penalty=1.0,
             stop=stop,
+            context_length=context,
         )
     except ProviderError as error:
         return Answered(error=error.message)
@@ -177,26 +206,34 @@ async def _answer(
 
 
 def _same(ollama: Rendered, vllm: Rendered) -> tuple[bool | None, str]:
+    """Whether the prompts are the same; as many tokens are no proof, but fewer or more are one."""
     if ollama.tokens is not None and vllm.tokens is not None:
         return ollama.tokens == vllm.tokens, "tokens"
-    if ollama.count is None or vllm.count is None:
+    if ollama.count is None or vllm.count is None or ollama.count == vllm.count:
         return None, "count"
-    return ollama.count == vllm.count, "count"
+    return False, "count"
 
 
-def _difference(ollama: Rendered, vllm: Rendered) -> str:
+async def _difference(ollama: Rendered, vllm: Rendered, sides: Sides) -> str:
+    words = f"{ollama.count} tokens in Ollama, {vllm.count} in vLLM"
     if ollama.tokens is None or vllm.tokens is None:
-        return f"{ollama.count} tokens in Ollama, {vllm.count} in vLLM"
+        return words
     pairs = zip(ollama.tokens, vllm.tokens, strict=False)
     shared = next(
         (n for n, (one, other) in enumerate(pairs) if one != other),
         min(len(ollama.tokens), len(vllm.tokens)),
     )
-    before = "".join((vllm.pieces or ())[max(0, shared - 8) : shared])
-    after = "".join((vllm.pieces or ())[shared : shared + 8])
+    before, theirs, ours = [
+        await as_text(sides.vllm, sides.vllm_model, tokens)
+        for tokens in (
+            vllm.tokens[max(0, shared - _AROUND) : shared],
+            ollama.tokens[shared : shared + _AROUND],
+            vllm.tokens[shared : shared + _AROUND],
+        )
+    ]
     return (
-        f"{len(ollama.tokens)} tokens in Ollama, {len(vllm.tokens)} in vLLM; the first {shared} "
-        f"are the same; then, after {before!r}, vLLM has {after!r}"
+        f"{words}; the first {shared} are the same; then, after {before!r}, Ollama has {theirs!r} "
+        f"and vLLM {ours!r}"
     )
 
 

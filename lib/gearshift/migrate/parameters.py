@@ -13,11 +13,16 @@ _HEX_FLOAT = re.compile(
     rf"[+-]?0[xX]_?({_HEX}\.?({_HEX})?|\.{_HEX})[pP][+-]?{_DIGITS}",
 )
 _BOOLS = {"1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"}
+_MOST_DIGITS = 19
 _LARGEST_FLOAT = 3.4028235677973366e38  # below it is what rounds to a 32-bit number that is finite
 
 
 def _is_int(text: str) -> bool:
-    return _INT.fullmatch(text) is not None and -(1 << 63) <= int(text) < 1 << 63
+    digits = text.lstrip("+-").lstrip("0")
+    if not _INT.fullmatch(text) or len(digits) > _MOST_DIGITS:
+        return False
+    number = int(digits or "0")
+    return number <= 1 << 63 if text.startswith("-") else number < 1 << 63
 
 
 def _is_float(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from gearshift.bench import Series, Wish, find_target, measure
 from gearshift.bench.series import QUESTIONS, run_record
 from gearshift.migrate.inventory import Item
-from gearshift.migrate.pairs import Pair, compare
+from gearshift.migrate.pairs import Pair, Sides, compare
 from gearshift.migrate.plan import to_serve
 from gearshift.migrate.questions import make_questions, read_questions
 from gearshift.migrate.serving import ensure_served
@@ -72,18 +72,16 @@ def check_parity(
     wanted = to_serve(item, settings)
     ensure_served(name, wanted, settings, lambda record: on_stage(f"vLLM: {record.stage}"))
     on_stage("asking both")
-    stop = [value for key, value in item.modelfile.parameters if key == "stop" and value]
-    pairs = run(
-        compare(
-            questions,
-            (OllamaService(settings), item.name),
-            (VLLMService(settings), name),
-            library.embedder(MiniLM.name),
-            exam.max_tokens,
-            stop,
-            on_pair,
-        )
+    sides = Sides(
+        OllamaService(settings),
+        item.name,
+        VLLMService(settings),
+        name,
+        tuple(value for key, value in item.modelfile.parameters if key == "stop" and value),
+        bool(item.modelfile.messages),
     )
+    embedder = library.embedder(MiniLM.name)
+    pairs = run(compare(questions, sides, embedder, exam.max_tokens, on_pair))
     speed: list[dict[str, Any]] = []
     if exam.people:
         on_stage("measuring speed")

@@ -14,6 +14,7 @@ from gearshift.engine.gguf_header import read_header
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
 from gearshift.migrate.chat_template import translate
+from gearshift.migrate.convert import Checkpoint, converted
 from gearshift.migrate.go_template import TemplateError
 from gearshift.migrate.inventory import Item, gguf_of
 from gearshift.migrate.mapping import OLLAMA_DEFAULTS, Fate, Where, fates, request_defaults
@@ -83,7 +84,7 @@ def plan_move(item: Item, settings: Settings, gpus: tuple[GPU, ...] = ()) -> Mov
     weights = _weights(item, repository, length, settings, gpus)
     template, note = translated(item, repository)
     if template is None:
-        found = [_as_message(each) if each.parameter == "SYSTEM" else each for each in found]
+        found = [_without_template(each, note) for each in found]
     file = settings.home_dir / "templates" / f"{plain_name(item.name)}.jinja"
     wanted = None
     if repository.hub is not None:
@@ -102,7 +103,13 @@ def to_serve(item: Item, settings: Settings) -> Serving:
         EngineError: there are neither (kind `weights`).
     """
     folder = checkpoint_folder(item.name, settings)
-    if (folder / "config.json").is_file():
+    if (done := converted(folder)) is not None:
+        if not _is_made_from(done, item):
+            raise EngineError(
+                "weights",
+                f"{folder} was made from other weights than {item.name} has now",
+                f"remove it, and: gearshift migrate convert {item.name}",
+            )
         return serving(str(folder), item, fates(item.modelfile, item.context))
     move = plan_move(item, settings)
     if move.serving is None:
@@ -110,6 +117,13 @@ def to_serve(item: Item, settings: Settings) -> Serving:
         raise EngineError("weights", f"{item.name}: {move.repository.doubt}", hint)
     write_template(move)
     return move.serving
+
+
+def _is_made_from(done: Checkpoint, item: Item) -> bool:
+    try:
+        return str(done.identity.get("file")) == str(gguf_of(item).resolve())
+    except EngineError:
+        return True  # Ollama is elsewhere: nothing speaks against it
 
 
 def write_template(move: Move) -> None:
@@ -146,12 +160,23 @@ def translated(item: Item, repository: Repository | None = None) -> tuple[str | 
     except TemplateError as wrong:
         note = f"the TEMPLATE cannot be translated ({wrong}): the model's own is taken, and differs"
         return None, note
-    return found, f"translated from TEMPLATE, SYSTEM and MESSAGE; tools are left out{doubt}"
+    parts = ["TEMPLATE", *(["SYSTEM"] if file.last("system") else [])]
+    parts += ["MESSAGE"] if file.messages else []
+    return found, f"translated from {' and '.join(parts)}; tools are left out{doubt}"
 
 
-def _as_message(each: Fate) -> Fate:
+def _without_template(each: Fate, note: str) -> Fate:
+    """What becomes of a line where the model's own chat template is taken."""
+    if each.parameter == "TEMPLATE":
+        return replace(each, becomes=None, where=Where.NOWHERE, note=note)
+    if each.parameter not in ("SYSTEM", "MESSAGE"):
+        return each
+    role, _, text = each.value.partition(": ")
+    if each.parameter == "SYSTEM":
+        role, text = "system", each.value
     note = "requests have to begin with it: the model's own template does not have it"
-    return replace(each, becomes="messages", where=Where.REQUEST, note=note)
+    gives = {"role": role, "content": text}
+    return replace(each, becomes="messages", where=Where.REQUEST, gives=gives, note=note)
 
 
 def _weights(

@@ -65,7 +65,7 @@ def find_repository(item: Item) -> Repository:
         doubt = f"its name means {named[0]}, but it has {numbers}, which that has not"
         return Repository(None, doubt, tuple(named), shape)
     if alike:
-        doubt = "by its numbers alone, which models made from it share"
+        doubt = "by its numbers alone, and models that were made from it have the same"
         return Repository(alike[0], doubt, tuple(alike[1:]), shape)
     return Repository(None, f"no known model has {numbers}", (), shape)
 

@@ -14,7 +14,14 @@ from typing import Any
 
 from gearshift.errors import EngineError
 from gearshift.providers import LLMServiceFactory
-from gearshift.settings import ENV_FILE, Settings, load_settings, save_setting
+from gearshift.settings import (
+    ENV_FILE,
+    Settings,
+    load_settings,
+    replace_file,
+    save_setting,
+    with_setting,
+)
 
 SETTING = "LLM_PROVIDER"
 
@@ -27,33 +34,35 @@ def switch(model: str, previous: str, settings: Settings) -> None:
         SettingsError: `.env` cannot be written.
     """
     file = ENV_FILE.absolute()
-    before = file.read_bytes() if file.exists() else None
     last = last_cut_over(settings)
-    there = last and not last["taken_back"] and last["file"] == str(file)
-    if last and there and _bytes(last["after"]) == before:
-        LLMServiceFactory.switch("vllm")  # said twice: what was before the first one counts
-        return
-    record = {
-        "model": model,
-        "made": time.time(),
-        "file": str(file),
-        "previous": previous,
-        "before": _text(before),
-        "after": _text(before),
-        "taken_back": False,
-    }
-    _write(settings, record)
-    LLMServiceFactory.switch("vllm")
+    if last is None or last["taken_back"] or last["file"] != str(file):  # else the first one counts
+        try:
+            before = file.read_bytes() if file.exists() else None
+            after = with_setting(before or b"", SETTING, "vllm")
+        except (OSError, UnicodeDecodeError) as problem:
+            message = f"{file} cannot be read: {problem}"
+            raise EngineError("cutover", message, "make it a readable UTF-8 file") from None
+        record = {
+            "model": model,
+            "made": time.time(),
+            "file": str(file),
+            "previous": previous,
+            "before": _text(before),
+            "after": _text(after),
+            "taken_back": False,
+        }
+        _write(settings, record)
     save_setting(SETTING, "vllm")
-    _write(settings, record | {"after": _text(file.read_bytes())})
+    LLMServiceFactory.switch("vllm")
 
 
 def roll_back(settings: Settings) -> dict[str, Any]:
     """Puts the settings back as they were before the last cut-over; may be said twice.
 
     Returns:
-        `active`, `previous`, `file`, and `exact`: whether the file is what it was to the byte, or
-        was changed since, and got its old setting back among the new ones.
+        `active`, `previous` (the same if it was taken back before), `file`, and `exact`: whether
+        the file is what it was to the byte, or was changed since, and got its old setting back
+        among the new ones.
 
     Raises:
         EngineError: there was no cut-over, or the file cannot be written (kind `rollback`).
@@ -63,14 +72,15 @@ def roll_back(settings: Settings) -> dict[str, Any]:
         hint = "to use Ollama: gearshift switch ollama"
         raise EngineError("rollback", "there is no cut-over to take back", hint)
     file = Path(record["file"])
-    exact = True
+    exact, previous = True, record["previous"]
     if not record["taken_back"]:
         exact = _restore(file, _bytes(record["before"]), _bytes(record["after"]))
         _write(settings, record | {"taken_back": True})
-    load_settings.cache_clear()
-    LLMServiceFactory.switch(record["previous"])
+        previous = "vllm"
+        load_settings.cache_clear()
+        LLMServiceFactory.switch(record["previous"])
     return {
-        "active": record["previous"], "previous": "vllm", "file": str(file), "exact": exact,
+        "active": record["previous"], "previous": previous, "file": str(file), "exact": exact,
     }  # fmt: skip
 
 
@@ -93,21 +103,13 @@ def _restore(file: Path, before: bytes | None, after: bytes | None) -> bool:
             if before is None:
                 file.unlink(missing_ok=True)
             else:
-                _replace(file, before)
+                replace_file(file, before)
             return True
-        _replace(file, _with_old_setting(now, before or b""))
+        replace_file(file, _with_old_setting(now, before or b""))
         return False
     except OSError as problem:
-        message = f"{file} cannot be written: {problem.strerror}"
+        message = f"{file} cannot be written: {problem}"
         raise EngineError("rollback", message, "make it writable, and do it again") from None
-
-
-def _replace(file: Path, data: bytes) -> None:
-    scratch = file.with_name(f"{file.name}.new")
-    scratch.write_bytes(data)
-    if file.exists():
-        scratch.chmod(file.stat().st_mode & 0o777)
-    scratch.replace(file)
 
 
 def _with_old_setting(now: bytes, before: bytes) -> bytes:

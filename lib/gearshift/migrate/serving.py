@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gearshift.engine import servers
-from gearshift.engine.checks import Status, run_checks
 from gearshift.engine.export import serve_command
 from gearshift.engine.launch import make_launch
-from gearshift.engine.records import Record, State
-from gearshift.engine.start import Wish, prepare
+from gearshift.engine.records import Record
+from gearshift.engine.start import Wish, carry_out
 from gearshift.errors import EngineError, Unreachable
 from gearshift.migrate.inventory import Item
 from gearshift.migrate.mapping import Fate, request_defaults
@@ -77,7 +76,9 @@ def serving(
         "chat_template": str(template) if template is not None else None,
         "generation_config": defaults,
     }
-    names = () if item.from_file else (item.name,)
+    names: tuple[str, ...] = ()
+    if not item.from_file:  # Ollama answers to both
+        names = tuple(dict.fromkeys([item.name, item.name.removesuffix(":latest")]))
     return Serving(source, names, {k: v for k, v in choices.items() if v is not None})
 
 
@@ -100,11 +101,12 @@ def ensure_served(
         EngineError: another model is served there, or it cannot be started (its own kinds).
         ProviderError: something is there that does not answer.
     """
-    command = " ".join(wanted.command(settings))
+    command = shlex.join(wanted.command(settings))
     try:
         there = run(VLLMService(settings).list_models())
     except Unreachable:
-        _start(wanted, settings, on_change)
+        wish = Wish(wanted.source, names=wanted.names, choices=wanted.choices)
+        carry_out(wish, settings, on_change)
         return
     if name not in [model.name for model in there]:
         names = ", ".join(model.name for model in there) or "no model"
@@ -113,17 +115,3 @@ def ensure_served(
             f"the vLLM at {settings.vllm_base_url} serves {names}, and does not answer to {name}",
             f"stop it and start: {command}",
         )
-
-
-def _start(wanted: Serving, settings: Settings, on_change: Callable[[Record], None]) -> None:
-    start = prepare(Wish(wanted.source, names=wanted.names, choices=wanted.choices), settings)
-    refused = [check for check in run_checks(start.plan) if check.status is Status.REFUSED]
-    if refused:
-        message = "; ".join(check.message for check in refused)
-        raise EngineError("refused", message, "; ".join(check.hint for check in refused))
-    servers.serve(start.record, settings)
-    record = servers.wait(start.record.launch.port, settings, on_change)
-    if record.state is State.FAILED or record.failure is not None:
-        failure = record.failure
-        message = failure.message if failure else f"{record.name} is {record.state}"
-        raise EngineError("serve", message, f"gearshift doctor --server {record.name}")

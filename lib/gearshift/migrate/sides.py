@@ -27,12 +27,10 @@ class Rendered:
     Attributes:
         count: Its tokens.
         tokens: Their numbers; `None` where the server does not tell.
-        pieces: Their texts, where it tells.
     """
 
     count: int | None
     tokens: tuple[int, ...] | None = None
-    pieces: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,30 @@ async def continue_text(service: OllamaService, model: str, text: str) -> tuple[
     return str(answer.get("response", "")), as_count(answer.get("prompt_eval_count"))
 
 
-async def in_ollama(service: OllamaService, model: str, messages: Sequence[Message]) -> Rendered:
+async def in_ollama(
+    service: OllamaService,
+    model: str,
+    messages: Sequence[Message],
+    context: int | None = None,
+    has_messages: bool = False,
+) -> Rendered:
     """A chat as Ollama renders it, its template, SYSTEM and MESSAGE included.
+
+    Args:
+        context: Tokens that it is to make room for; `None` for its default.
+        has_messages: The Modelfile has MESSAGEs, which `/api/generate` puts behind a system
+            message and `/api/chat` in front of it.
 
     Raises:
         ProviderError: it does not say.
     """
-    asked = {"model": model, "stream": False, "options": {"num_predict": 1}}
+    options = {"num_predict": 1} | ({"num_ctx": context} if context else {})
+    asked = {"model": model, "stream": False, "options": options}
     rows = [message.as_dict() for message in messages]
     answer = await service.ask("/api/chat", asked | {"messages": rows}, model)
     count = as_count(answer.get("prompt_eval_count"))
-    if [message.role for message in messages] not in (["user"], ["system", "user"]):
+    roles = [message.role for message in messages]
+    if roles != ["user"] and (roles != ["system", "user"] or has_messages):
         return Rendered(count)
     question = {"prompt": messages[-1].content}
     if len(messages) == 2:
@@ -98,15 +109,22 @@ async def in_vllm(service: VLLMService, model: str, messages: Sequence[Message])
         ProviderError: it does not say.
     """
     rows = [message.as_dict() for message in messages]
-    payload = {"model": model, "messages": rows, "return_token_strs": True}
-    answer = await service.ask("/tokenize", payload, model)
-    tokens, pieces = answer.get("tokens"), answer.get("token_strs")
+    answer = await service.ask("/tokenize", {"model": model, "messages": rows}, model)
+    tokens = answer.get("tokens")
     if not isinstance(tokens, list):
         raise ProtocolError(
             f"{service.label} does not tell the tokens of a chat", hint="is it a vLLM server?"
         )
-    found = tuple(map(str, pieces)) if isinstance(pieces, list) else None
-    return Rendered(len(tokens), tuple(tokens), found)
+    return Rendered(len(tokens), tuple(tokens))
+
+
+async def as_text(service: VLLMService, model: str, tokens: Sequence[int]) -> str:
+    """The text that vLLM's tokenizer makes of tokens; their numbers where it does not tell."""
+    try:
+        told = await service.ask("/detokenize", {"model": model, "tokens": list(tokens)}, model)
+    except ProviderError:
+        return str(list(tokens))
+    return str(told.get("prompt", list(tokens)))
 
 
 async def chances(

@@ -63,6 +63,9 @@ def _about_prompts(pairs: Sequence[Pair], prompts: Counter[bool | None]) -> str:
     words = f"{prompts[True]} of {len(pairs)} prompts are the same in both"
     if exact:
         words += f", {exact} of them compared token by token"
+    counted = sum(p.same_prompt is None and p.prompts[1].count is not None for p in pairs)
+    if counted:
+        words += f"; {counted} have as many tokens in both, which is all that Ollama tells of them"
     if prompts[False]:
         first = next(pair for pair in pairs if pair.same_prompt is False)
         words += f"; the first that is not: {first.difference}"

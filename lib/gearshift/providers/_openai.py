@@ -15,7 +15,7 @@ from gearshift.schemas import Chunk, FinishReason, GenerationRequest, ModelInfo,
 
 
 class _Delta(msgspec.Struct, gc=False):
-    role: str | None = None
+    role: Any = None  # in the first message, whose text is then empty
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None  # what vLLM called it before 0.11, and llama.cpp does

@@ -266,6 +266,10 @@ class OllamaService(BaseLLMService):
 
     async def _loaded(self) -> list[LoadedModel]:
         rows = (await (await self._endpoint()).ask("/api/ps")).get("models")
+        if not isinstance(rows, list):
+            raise ProtocolError(
+                f"{self.label} did not say what it has loaded", hint="check host, port and path"
+            )
         return [
             LoadedModel(
                 row["name"],
@@ -274,7 +278,7 @@ class OllamaService(BaseLLMService):
                 _text(row.get("expires_at")),
                 as_count(row.get("context_length")),
             )
-            for row in (rows if isinstance(rows, list) else [])
+            for row in rows
             if isinstance(row, dict) and _text(row.get("name"))
         ]
 

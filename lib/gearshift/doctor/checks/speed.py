@@ -10,8 +10,9 @@ import asyncio
 from dataclasses import replace
 
 from gearshift.doctor.checks._base import Finding, Machine, passed, unknown, warning
-from gearshift.engine.metrics import Metrics, in_words
+from gearshift.engine.metrics import Metrics
 from gearshift.engine.monitor import EVERY, Engine, read_engine
+from gearshift.engine.words import in_words
 from gearshift.providers import run
 
 _FULL = 0.95  # of the KV cache
@@ -28,8 +29,9 @@ def check_vllm_speed(machine: Machine) -> Finding:
         why = engine.readings[-1].problem or "it began anew meanwhile"
         return unknown(f"vLLM's metrics cannot be read: {why}", "gearshift status --metrics")
     if not now.running and _tokens(now) <= 1:
-        now = replace(now, generation_tokens_per_s=0.0, finished=0)  # the doctor's own token
-    told = in_words(now, engine.record.launch.max_num_seqs if engine.record else None)
+        # Else it is the doctor's own token.
+        now = replace(now, generation_tokens_per_s=0.0, prompt_tokens_per_s=0.0, finished=0)
+    told = in_words(now, engine.record.launch if engine.record else None)
     said = f"{told} {_bound(now if now.finished else ever)}".strip()
     if now.preemptions or (now.kv_cache_usage or 0) >= _FULL:
         return warning(
@@ -45,7 +47,8 @@ def check_vllm_speed(machine: Machine) -> Finding:
             f"{said} It runs on the processor, where a GPU is many times as fast.",
             "see what a GPU would do: gearshift plan MODEL --gpu L4",
         )
-    busiest = max((gpu.utilization_percent or 0 for gpu in machine.gpus.gpus), default=None)
+    loads = [gpu.utilization_percent for gpu in machine.gpus.gpus]
+    busiest = max((load for load in loads if load is not None), default=None)
     if now.running and busiest is not None and busiest < _IDLE:
         return warning(
             f"{said} The GPUs are only {busiest} % busy: more requests at once would cost "

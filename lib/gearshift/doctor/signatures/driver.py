@@ -37,6 +37,7 @@ SIGNATURES = (
             r"unsupported toolchain",
             r"cuda_error_unsupported_ptx_version",
             r"unsatisfied condition: (?:cuda|driver)",
+            r"built for nvidia driver release [\d.]+ or later, but version [\d.]+ was detected",
             r"please update your (?:gpu |nvidia |graphics )?driver",
             r"driver… (?:is )?too old for… (?:torch|cuda|pytorch|wheel)",
             r"cuda version… (?:is )?(?:newer|higher) than… (?:driver|supported)",
@@ -81,6 +82,7 @@ SIGNATURES = (
             r"libcuda\.so[\w.]*:? file too short",
             r"cannot find -lcuda\b",
             r"couldn.t communicate with the nvidia driver",
+            r"the nvidia driver was not detected",
             r"nvml shared library not found",
             r"nvmlerror_librarynotfound",
             r"(?:no|missing) libcuda\b",
@@ -111,6 +113,7 @@ SIGNATURES = (
             r"torch\.cuda\.is_available\(\)[^\n]{0,20}(?:false|returns false)",
             r"no platform detected",
             r"unspecifiedplatform",
+            r"setting the available devices to be zero",
             r"found no nvidia driver on your system",
         ),
         "vLLM finds no GPU, or was installed in a build for another kind of device.",
@@ -137,6 +140,14 @@ SIGNATURES = (
         "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure "
         "--runtime=docker && sudo systemctl restart docker",
         unless=r"unsatisfied condition|driver/library version mismatch",
+    ),
+    Signature(
+        Cause.DOCKER_RUNTIME,
+        (r"failed to initialize nvml: unknown error",),
+        "The container has lost its GPUs, as happens when the host's systemd is reloaded.",
+        'start the container again; so that it stays, put "exec-opts": '
+        '["native.cgroupdriver=cgroupfs"] into /etc/docker/daemon.json, then: sudo systemctl '
+        "restart docker",
     ),
     Signature(
         Cause.GPU_LOST,

@@ -24,7 +24,7 @@ SIGNATURES = (
         Cause.BF16,
         (
             r"bf(?:loa)?t?16 is only supported on",
-            r"(?:does not|doesn.t|not) support(?:ed)? bf(?:loat)?16",
+            r"(?:does not|doesn.t) support bf(?:loat)?16",
             r"bf(?:loat)?16… (?:is )?(?:not |un)supported (?:on|by|for)",
             r"setup doesn.t support bf16",
             r"feature .{0,2}\.bf16.{0,2} requires \.?target sm_80",
@@ -44,9 +44,9 @@ SIGNATURES = (
             r"no compiled cutlass_\w+ for… (?:cuda )?device capability:? \d\d\b",
             r"fp8e4nv not supported",
             r"fp8e4(?:nv|m3\w*)… not supported",
-            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|int8|quanti[sz]\w*)… (?:requires?|needs|"
-            r"only supported on|only supports)… (?:compute )?(?:capability|sm_?\d|ada|hopper|"
-            r"blackwell|ampere|turing)",
+            r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|int8|quantization)[^\n.]{0,60} "
+            r"(?:requires?|needs|only supported on|only supports)[^\n.]{0,60} "
+            r"(?:capability|sm_?\d|ada|hopper|blackwell|ampere|turing)",
             r"(?:fp8|w8a8|nvfp4|mxfp4|fp4|marlin|awq|gptq|bitsandbytes|compressedtensors)\w* "
             r"(?:[\w.-]+ ){0,4}(?:is |are )?(?:not|un)\s?supported (?:on|by|for) "
             r"(?:this|the|your|current|turing|volta|ampere|pascal|sm_?\d|cuda|rocm)",

@@ -183,7 +183,7 @@ SIGNATURES = (
             r"transformers (?:v?5[\w.]*|is too new|>= ?5)… (?:incompatible|not compatible|"
             r"not supported|breaks?|removed|requires? <)",
             r"(?:pin|downgrade|install|requires?) transformers ?(?:<|==|to (?:v?4|<))",
-            r"transformers<5",
+            r"transformers<5(?!\.?\d)",
             r"cannot import name .{0,3}(?!\w*(?:config|processor|model|forcausallm|"
             r"forconditionalgeneration|tokenizer|tokenizerfast)\b)\w+.{0,3} from "
             r".{0,3}transformers",
@@ -225,7 +225,7 @@ SIGNATURES = (
             r"contains custom code which must be executed",
             r"(?:pass|set|setting|use|using|with|add|needs?|requires?|argument|option)\W{1,3}"
             r"(?:the )?(?:argument |option )?.{0,2}trust_remote_code ?= ?true",
-            r"(?:pass|set|use|add|needs?|requires?|with(?:out)?|via) "
+            r"(?:pass|set|using|add|needs?|requires?|without) "
             r"(?:the )?(?:argument |option |flag )?.{0,2}--trust-remote-code",
             r"allow custom code to be run",
             r"execut\w+ (?:the )?(?:remote|custom) code",
@@ -249,6 +249,28 @@ SIGNATURES = (
         ),
         "The files of the weights are cut off, missing, or mere pointers to others.",
         "download them again (with git: git lfs pull), and see that the disk was not full",
+        tier=Tier.GENERAL,
+    ),
+    Signature(
+        Cause.QUANTIZATION_OTHER,
+        (
+            r"cannot find the config file for \w+",
+            r"quantization method specified in the model config… does not match",
+        ),
+        "The model's weights are not quantized in the way that was asked for.",
+        "leave --quantization out: vLLM reads it from the model's config.json; for a quantized "
+        "model take a repository that holds one (-AWQ, -GPTQ-Int4, -FP8)",
+    ),
+    Signature(
+        Cause.WEIGHTS_OTHER,
+        (
+            r"assert param(?:_data)?\.(?:shape|size\(\)) == loaded_weight",
+            r"(?:attempted|tried) to load weights? [^\n]{0,80}(?:into|to) a? ?parameter",
+            r"weights were not initialized from checkpoint",
+        ),
+        "The weights do not fit the model's config.json, or this vLLM's code of it.",
+        "upgrade vLLM (gearshift engine remove, then install); weights of bitsandbytes want "
+        "--quantization bitsandbytes; an adapter or a fine-tuned model needs its own config.json",
         tier=Tier.GENERAL,
     ),
 )

@@ -122,6 +122,14 @@ SIGNATURES = (
         informs=True,
     ),
     Signature(
+        Cause.OLLAMA_RAM,
+        (r"model request too large for system",),
+        "The machine has too little free memory for the model.",
+        "take a smaller model or quantization, lower num_ctx, or end other programs",
+        tier=Tier.GENERAL,
+        informs=True,
+    ),
+    Signature(
         Cause.OLLAMA_QUEUE,
         (
             r"maximum pending requests exceeded",
@@ -165,7 +173,7 @@ SIGNATURES = (
             r"newer version of ollama",
             r"(?:upgrade|update) (?:your )?ollama",
             r"pull model manifest: 412",
-            r"not supported by your version of ollama",
+            r"(?:not supported by|incompatible with) your version of ollama",
         ),
         "The model is newer than this Ollama.",
         "upgrade Ollama (on Linux: run its install script again), then pull the model again",
@@ -202,7 +210,7 @@ SIGNATURES = (
             r"hipmalloc failed",
             r"(?:failed|unable) to allocate (?:cuda|rocm|vulkan|metal|sycl)\d* buffer",
             r"alloc_tensor_range: failed",
-            r"ggml_\w+: (?:failed to allocate|out of memory)",
+            r"ggml_\w+: (?:error: )?(?:failed to allocate|out of memory)",
             r"failed to allocate (?:compute (?:\w+ )?|buffer for (?:the )?)(?:buffers?|kv cache)",
             r"(?:ggml|llama_)[^\n]*\s*(?:[^\n]*\n){0,4}?[^\n]*(?:cuda error: out of memory|"
             r"cuda_error_out_of_memory|out of (?:device )?memory)",
@@ -268,7 +276,7 @@ SIGNATURES = (
             r"post .?https?://(?:127\.0\.0\.1|localhost):\d+/(?:completion|load|embedding)\W{1,4}"
             r"(?:eof|read tcp|dial tcp)",
             r"runner (?:has )?(?:crashed|unexpectedly stopped|exited)",
-            r"error starting (?:llama|runner)[^\n]*",
+            r"error starting (?:the external )?(?:llama|runner)[^\n]*",
             r"llama[ -]runner[^\n]{0,60}(?:exit status|exited|crash|terminated)",
         ),
         "Ollama's model process ended by itself.",
@@ -285,6 +293,9 @@ SIGNATURES = (
             r"no (?:[\w/]+ )?gpu detected… cpu-only",
             r"no suitable rocm found",
             r"no compatible amdgpu devices detected",
+            r"gpu has too little memory to allocate any layers",
+            r"cuda gpu is too old|old cuda driver detected",
+            r"/dev/kfd[^\n]{0,60}permission denied",
             r"ggml_cuda_init: failed to initialize",
             r"\b[kmg]b 100% cpu\b",
             r"ollama ps\b[^\n]{0,40}\s(?:[^\n]*\n){0,2}?[^\n]*100% cpu",
@@ -292,7 +303,7 @@ SIGNATURES = (
             r"(?:falling|fall|fell) back to cpu",
             r"cuda driver library (?:failed|init failure|init err)",
             r"(?:nvcuda|nvml|libcuda) (?:init|initialization) fail",
-            r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*",
+            r"unable to load (?:cudart|nvcuda|nvml|rocm|cuda)[^\n]*init failure",
             r"ollama[^\n]{0,80}(?:not using|doesn.t use|does not use|ignores?|without) "
             r"(?:the |my |a )?gpu",
         ),

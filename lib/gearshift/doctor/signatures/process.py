@@ -7,7 +7,7 @@ from gearshift.doctor.causes import Cause
 
 
 def _other_port(found: Found) -> Fix:
-    port = int(found.told.options.get("port") or 0) or None
+    port = found.told.number("port")
     text = "the program that listens there is named by `ss -ltnp` or `lsof -i`: end it, or start "
     return Fix(f"{text}with --port {port + 1}" if port else f"{text}with another --port")
 
@@ -32,6 +32,17 @@ SIGNATURES = (
         "torch or CUDA in this environment is not the one that this vLLM was built for.",
         "make a fresh environment and leave its torch alone: gearshift engine remove, then "
         "gearshift engine install (or: uv pip install vllm --torch-backend=auto)",
+    ),
+    Signature(
+        Cause.TORCH_ABI,
+        (
+            r"version .glibc(?:xx)?_[\d.]+. not found",
+            r"compiled using numpy 1\.x cannot be run in numpy",
+            r"numpy\.\w+ size changed, may indicate binary incompatibility",
+        ),
+        "A package was built for other libraries than those of this system or environment.",
+        "make a fresh environment (gearshift engine remove, then gearshift engine install); where "
+        "GLIBC is named, the system is older than the package wants: take vLLM's container",
     ),
     Signature(
         Cause.TRITON,
@@ -63,10 +74,11 @@ SIGNATURES = (
             r"python\.h\b[^\n]{0,20}(?:no such|not found|`|$)",
             r"unable to execute .{0,3}(?:gcc|cc|g\+\+)",
             r"invalidcxxcompiler",
-            r"(?:install|needs?|requires?|missing) (?:a )?c compiler",
+            r"(?:missing|no|without a) c compiler",
             r"(?:cuda_utils|main)\.c… (?:returned non-zero|failed)",
             r"fatal error: (?:cuda|stddef|stdlib|stdint|limits|cuda_runtime)\.h: no such file",
             r"set cc environment variable",
+            r"linker .?cc.? not found",
         ),
         "Triton compiles small C programs while vLLM starts, and there is no compiler.",
         "sudo apt-get install build-essential python3-dev (or start with --enforce-eager)",
@@ -83,6 +95,7 @@ SIGNATURES = (
             r"flashinfer… (?:nvcc|jit|ninja|compile)… (?:fail|error|not|missing|require)",
             r"cuda compiler and cuda toolkit headers are incompatible",
             r"unable to find cuda_home|cuda_home is (?:not set|none)",
+            r"ninja is required to load c\+\+",
         ),
         "FlashInfer compiles its kernels while it runs, and the CUDA toolkit (nvcc) is not there.",
         "set VLLM_USE_FLASHINFER_SAMPLER=0, or install the CUDA toolkit and set CUDA_HOME (an "
@@ -103,7 +116,7 @@ SIGNATURES = (
         (
             r"finished its bootstrapping phase",
             r"forgotten to use the proper idiom",
-            r"freeze_support\(\)",
+            r"safe importing of main module",
         ),
         "A program that starts vLLM is run a second time by each process that vLLM starts.",
         'put what it does below if __name__ == "__main__":; or serve with gearshift serve',
@@ -142,6 +155,7 @@ SIGNATURES = (
             r"unrecognized arguments: (?P<option>--?[\w-]+)",
             r"error: argument (?P<option>--?[\w-]+)(?:/--?[\w-]+)*: ?"
             r"(?:invalid|expected|ignored|not allowed)",
+            r"error: the following arguments are required: (?P<option>[\w-]+)",
             r"engineargs…unexpected keyword argument .?(?P<option>\w+)",
             r"unexpected keyword argument .?(?P<option>\w+)…engineargs",
         ),
@@ -151,7 +165,12 @@ SIGNATURES = (
     ),
     Signature(
         Cause.DISK_FULL,
-        (r"no space left on device", r"not enough (?:free )?disk space"),
+        (
+            r"no space left on device",
+            r"not enough (?:free )?disk space",
+            r"\bos error 28\b",
+            r"disk quota exceeded",
+        ),
         "A disk is full.",
         "`df -h` shows which; the Hub's cache is in ~/.cache/huggingface",
         tier=Tier.GENERAL,
@@ -191,6 +210,7 @@ SIGNATURES = (
         "The process may not open as many files and connections as it needs.",
         "ulimit -n 65535 in the shell that starts it (a service: LimitNOFILE=65535; a container: "
         "--ulimit nofile=65535)",
+        unless=r"found ulimit of",
     ),
     Signature(
         Cause.PACKAGE,
@@ -198,8 +218,9 @@ SIGNATURES = (
             r"requires the following packages that were not found in your environment: "
             r"(?P<package>[\w-]+)",
             r"missing requirements in your local environment… (?P<package>[\w-]+)",
+            r"modulenotfounderror: no module named ['\"](?P<package>[a-z_0-9]+)['\"]",
         ),
-        "The model's own code needs a package that is not installed.",
+        "A package that is needed is not installed.",
         "install it where vLLM is: uv pip install {package} (--python of its environment), then "
         "start again",
         tier=Tier.GENERAL,
@@ -238,6 +259,8 @@ SIGNATURES = (
             r"embedding dim(?:ension)?s? mismatch",
             r"mismatch(?:ed|es)? in the (?:reported )?dimensions",
             r"mismatched ?dimension|invalid ?dimension ?exception",
+            r"(?:embedding|vector)s?[^\n]{0,40} dimensions? (?:do|does) not match",
+            r"expected (?:a )?(?:vector|embedding)s? (?:of|with) (?:dimension|size|length)s? \d+",
             r"array at index 0 has size \d+ and the array at index 1 has size \d+",
             r"(?:vector|embedding) dimension \d+ does not match the dimension of the index \d+",
             r"query dim\(\d+\) doesn't match the column \w+ (?:vector )?dim\(\d+\)",
@@ -260,6 +283,7 @@ SIGNATURES = (
             r"engine process failed to start",
             r"workerproc (?:initialization|init) failed",
             r"failed core proc\(?s?\)?",
+            r"enginecore hit an exception",
         ),
         "The engine did not start; this line only wraps the error that came before it.",
         "look above this line for the first error of an EngineCore or Worker process; with "
@@ -276,6 +300,8 @@ SIGNATURES = (
             r"engine loop (?:has died|is not running)",
             r"asyncllmengine has failed",
             r"task finished unexpectedly",
+            r"worker proc \S+ died unexpectedly",
+            r"rpc call to \w+ timed out",
             r"enginecore(?:_\w+)? (?:proc \S+ )?(?:died|has died|terminated) unexpectedly",
         ),
         "The engine ended while it served; this line only wraps the error that came before it.",

@@ -1,0 +1,72 @@
+"""The first cell of a notebook, and the cells that fail on purpose."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+
+from gearshift import __version__, logs
+from gearshift.errors import GearshiftError
+from gearshift.notebook._show import text
+from gearshift.providers import LLMServiceFactory
+from gearshift.settings import ENV_FILE, Settings, load_settings
+
+
+def begin() -> Settings:
+    """Makes a notebook ready, wherever it was opened, and returns the settings.
+
+    The working directory becomes the next folder upwards with a `.env`, if there is one, so that
+    notebooks and the workbench have the same settings. `gearshift` is found in `%%bash` cells.
+    Charts are pictures: they are seen without being run, and without the internet.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ENV_FILE).is_file():
+            os.chdir(folder)
+            break
+    LLMServiceFactory.reset()
+    settings = load_settings()
+    logs.configure(settings, console=False)
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
+    os.environ.pop("FORCE_COLOR", None)  # by the kernel: commands would write for a terminal
+    os.environ["COLUMNS"] = "110"
+    alt.renderers.enable("png", scale_factor=1.5)
+    pd.set_option("display.max_colwidth", None, "display.width", 120)
+    print(f"Gearshift {__version__}, provider {settings.llm_provider}, state in {settings.home}")
+    return settings
+
+
+def borrow_env() -> None:
+    """Goes to a folder with a copy of `.env`, if there is one: the real one stays as it is.
+
+    The folder goes with the notebook.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="env-", dir=load_settings().home_dir)
+    if ENV_FILE.is_file():
+        shutil.copy(ENV_FILE, folder.name)
+    os.chdir(folder.name)
+    atexit.register(folder.cleanup)
+
+
+@contextmanager
+def on_purpose(kind: type[GearshiftError] = GearshiftError) -> Iterator[None]:
+    """Shows the error that is wanted, with what to do next; if none comes, that is an error."""
+    try:
+        yield
+    except kind as error:
+        text(f"{type(error).__name__}: {error.message}\nnext: {error.hint}")
+    else:
+        raise AssertionError(f"{kind.__name__} was expected, and nothing went wrong")

@@ -1,0 +1,172 @@
+"""Every notebook runs, shows what is committed, and leaves nothing behind."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from run_notebooks import digest
+
+from gearshift.engine import servers
+from gearshift.engine.processes import alive
+from gearshift.engine.start import Wish, carry_out
+from gearshift.migrate.convert import convert
+from gearshift.migrate.serving import checkpoint_folder
+from gearshift.notebook import SMALL_MODEL
+from gearshift.providers._llama_server import MODEL_NAME, weights
+from gearshift.settings import Settings
+from places import ROOT, free_port
+
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SANITIZE = Path(__file__).with_name("sanitize.cfg")
+NAMES = [path.name for path in PATHS]
+WITH_SERVERS = [path for path in PATHS if not path.name.startswith(("01", "02"))]
+WITHOUT = [path for path in PATHS if not path.name.startswith(("04", "07"))]
+"""Those that need none, or skip what does: 04 would install vLLM, 07 has nothing else to do."""
+SHARING = ("03", "06", "07")
+"""Who would each start the same server: starting one takes most of their time."""
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory):
+    """One home for all: the embedder, the handbook's index and the small model are made once."""
+    return tmp_path_factory.mktemp("notebooks") / "home"
+
+
+@pytest.fixture(scope="module")
+def shared_server(shared_home, engine_python):
+    """A server of the small model, for all who need one that is as it comes."""
+    url = f"http://localhost:{free_port()}"
+    settings = Settings(
+        home=shared_home, vllm_python=engine_python, vllm_base_url=url, _env_file=None
+    )
+    folder = checkpoint_folder(SMALL_MODEL, settings)
+    convert(weights(), folder, settings, lambda words, share: None)
+    record = carry_out(Wish(str(folder), names=(MODEL_NAME,)), settings)
+    yield record
+    servers.stop(record, settings, 0.0)
+
+
+@pytest.fixture
+def clean(shared_home, monkeypatch):
+    """A home, a folder for temporary files, and a look at what is left behind."""
+    monkeypatch.setenv("GEARSHIFT_HOME", str(shared_home))
+    scratch = Path(tempfile.mkdtemp(prefix="nb"))  # a short path: sockets have room for 100 bytes
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    settings = Settings(home=shared_home, _env_file=None)
+
+    def living():
+        return {
+            record.name: record
+            for record in servers.status(settings)
+            if any(map(alive, record.tree))
+        }
+
+    before = living()
+    yield
+    left = {name: record for name, record in living().items() if name not in before}
+    for record in left.values():
+        servers.stop(record, settings, 0.0)
+    files = sorted(path.name for path in scratch.iterdir())
+    shutil.rmtree(scratch)
+    assert left == {}
+    assert files == []
+
+
+def run(path, folder):
+    """Runs a copy of a notebook in a folder where nothing else is."""
+    folder.mkdir()
+    copy = Path(shutil.copy(path, folder))
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
+    command += ["--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "900"]
+    command += ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", copy.name]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert [file.name for file in folder.iterdir()] == [copy.name]
+
+
+@pytest.mark.parametrize("path", WITH_SERVERS, ids=lambda path: path.name)
+def test_a_notebook_runs_anywhere_and_shows_what_is_committed(
+    path, request, engine_python, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
+    if path.name.startswith(SHARING):
+        monkeypatch.setenv("VLLM_BASE_URL", request.getfixturevalue("shared_server").url)
+    if url := os.environ.get("OLLAMA_TEST_URL"):
+        monkeypatch.setenv("OLLAMA_BASE_URL", url)
+    request.getfixturevalue("clean")
+    run(path, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("path", WITHOUT, ids=lambda path: path.name)
+def test_a_notebook_says_what_it_skips_where_there_is_no_server(path, clean, tmp_path):
+    run(path, tmp_path / "elsewhere")
+
+
+@pytest.fixture(params=PATHS, ids=NAMES)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def texts(notebook, kind):
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def test_a_notebook_says_what_it_is_for_and_where_to_go_on(notebook, request):
+    words = texts(notebook, "markdown")
+    first = words[0]
+    assert first.startswith("# ")
+    for part in ("**What you will know at the end:**", "**Takes**", "**Needs**", "**With a GPU**"):
+        assert part in first, part
+    assert "## Exercises" in words[-1]
+    assert "**Next:**" in words[-1]
+    for target in re.findall(r"\]\(([^)#:]+)\)", "\n".join(words)):
+        assert (ROOT / "notebooks" / target).resolve().exists(), target
+
+
+def test_its_outputs_are_those_of_a_whole_run(notebook):
+    """Each cell once, in order, without an error, a warning, or a path of somebody's machine."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any("NBVAL_CHECK_OUTPUT" in cell.source for cell in cells)
+    for cell in cells:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            shown = output.get("text", "") + "".join(
+                value for kind, value in output.get("data", {}).items() if kind.startswith("text/")
+            )
+            assert not re.search(r"Warning\b|Traceback", shown), shown
+            assert not re.search(r"(?<![\w.~])/(tmp|root|home|work|opt|usr)/", shown), shown
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "gearshift"}
+    again = "its code was changed after it was run: python scripts/run_notebooks.py NN"
+    assert notebook.metadata.gearshift == {"ran": digest(notebook)}, again
+
+
+def test_its_cells_can_fail_and_are_short(notebook):
+    """What hides a failure would make a green run worth nothing."""
+    for source in texts(notebook, "code"):
+        assert "|| true" not in source
+        assert not source.startswith("%%bash --")
+        assert not re.search(r"(?m)^\s*[!%](?!%bash)", source), source
+        assert len(source.splitlines()) <= 25, source
+        if not source.startswith("%%bash"):
+            tree = ast.parse(source, mode="exec", type_comments=False)
+            assert not any(isinstance(node, ast.Try) for node in ast.walk(tree)), source
+
+
+def test_the_readme_lists_them_in_order():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    listed = re.findall(r"\]\(notebooks/(\w+\.ipynb)\)", readme)
+    assert listed == NAMES
+
+
+def test_each_one_leads_to_the_next():
+    for path, following in zip(PATHS, NAMES[1:], strict=False):
+        last = texts(nbformat.read(path, as_version=4), "markdown")[-1]
+        assert f"({following})" in last.partition("**Next:**")[2]
