@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 import tiny_models
-from gearshift.bench import Wish as Load
+from gearshift.bench import Wish as Asked
 from gearshift.bench import parse_goals
 from gearshift.bench.tuning import Aim, keep, open_tuning, tune
 from gearshift.engine import servers
@@ -277,7 +277,7 @@ def test_two_settings_of_the_real_one_are_tuned(engine_python, chat_model, home,
         str(chat_model),
         parse_goals("p95 ttft < 60, p95 e2el < 120"),
         "max-num-seqs=2/8, max-model-len=1024",
-        Load(input_tokens=30, output_tokens=8, requests=8, warmup=1),
+        Asked(input_tokens=30, output_tokens=8, requests=8, warmup=1),
         starts=2, rounds=0, first=2, most=2,
     )  # fmt: skip
     found = tune(open_tuning(aim, settings), settings)
