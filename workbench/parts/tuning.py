@@ -58,10 +58,9 @@ def _people(found: dict[str, Any]) -> None:
     st.markdown("**People at once within the goals, by setting**")
     frame = pd.DataFrame(rows)
     scale = alt.Scale(domain=[o.value for o in _COLORS], range=list(_COLORS.values()))
+    axis = alt.Axis(labelLimit=320, labelOverlap=False)
     shared = alt.Chart(frame).encode(
-        y=alt.Y(
-            "setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=320, labelOverlap=False)
-        ),
+        y=alt.Y("setting:N", sort=None, title=None, axis=axis),
         x=alt.X("people:Q", title=None, axis=alt.Axis(tickMinStep=1)),
     )
     bars = shared.mark_bar().encode(
