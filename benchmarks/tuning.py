@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -44,8 +45,8 @@ from gearshift.settings import Settings  # noqa: E402
 SEQUENCES = (4, 16, 64, 128)
 TOKENS = (256, 1024, 4096)
 PEOPLE = 48
-GOALS = "p95 ttft < 3"
-LOAD = Wish(input_tokens=400, output_tokens=32, requests=2 * PEOPLE)
+GOALS = "p95 ttft < 2"
+LOAD = Wish(input_tokens=400, output_tokens=32)
 STARTS = 4
 
 
@@ -135,7 +136,8 @@ def show_grid(found: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    file, pairs = Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    file, pairs = Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 8
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends its servers, too
     python = environment.python(Settings(home=ROOT / ".engine", _env_file=None))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GEARSHIFT_HOME"] = f"{folder}/home"  # supervisors read it

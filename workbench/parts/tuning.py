@@ -58,8 +58,9 @@ def _people(found: dict[str, Any]) -> None:
     st.markdown("**People at once within the goals, by setting**")
     frame = pd.DataFrame(rows)
     scale = alt.Scale(domain=[o.value for o in _COLORS], range=list(_COLORS.values()))
+    axis = alt.Axis(labelLimit=320, labelOverlap=False)
     shared = alt.Chart(frame).encode(
-        y=alt.Y("setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=320)),
+        y=alt.Y("setting:N", sort=None, title=None, axis=axis),
         x=alt.X("people:Q", title=None, axis=alt.Axis(tickMinStep=1)),
     )
     bars = shared.mark_bar().encode(
@@ -67,7 +68,7 @@ def _people(found: dict[str, Any]) -> None:
         tooltip=["setting", "people", "outcome", "why"],
     )
     labels = shared.mark_text(align="left", dx=4, color="gray").encode(text="people:Q")
-    st.altair_chart((bars + labels).properties(height=_ROW * len(rows) + 60), width="stretch")
+    st.altair_chart((bars + labels).properties(height=alt.Step(_ROW)), width="stretch")
 
 
 def _loads(found: dict[str, Any]) -> None:
@@ -172,7 +173,7 @@ def show_result(found: dict[str, Any]) -> None:
     """The verdict, the command and the profile."""
     shown = {Verdict.BETTER: st.success, Verdict.NONE: st.error, Verdict.UNPROVEN: st.warning}
     if found["cancelled"]:
-        st.info("It was cancelled. Start the same again, and it goes on where it stopped.")
+        st.info("It was cancelled; it can go on where it stopped.")
     elif found["trials"]:
         shown.get(found["verdict"], st.info)(plain(found["sentence"]))
     if found["cancelled"] or not found["command"]:

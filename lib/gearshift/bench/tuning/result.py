@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.bench import machine
-from gearshift.bench.tuning.aim import slug
+from gearshift.bench.metrics import parse_goals
+from gearshift.bench.series import Wish
+from gearshift.bench.tuning.aim import Aim, slug
 from gearshift.bench.tuning.retest import Gain, gain, kept
 from gearshift.bench.tuning.server import prepared
 from gearshift.bench.tuning.trial import Outcome, Setting, Trial
@@ -73,15 +75,20 @@ def _goals(tuning: Tuning) -> str:
 
 
 def _nearest(tuning: Tuning) -> str:
-    points = [(p, t) for t in tuning.trials for p in t.points if p.margin is not None]
+    """What one person met with at best; of a load that was ended early, at least that."""
+    first = str(tuning.aim.goals[0])
+    points = [
+        (value, point, trial)
+        for trial in tuning.trials
+        for point in trial.points
+        if point.users == 1 and (value := point.figures.get(first)) is not None
+    ]
     if not points:
         return ""
-    point, trial = min(points, key=lambda pair: pair[0].margin or 0.0)
-    figures = ", ".join(
-        f"{goal}: {value:.3g} s" for goal, value in point.figures.items() if value is not None
-    )
-    people = f"{point.users} at once"
-    return f"; the nearest was {in_words(trial.setting)} with {people} ({figures})"
+    _, point, trial = min(points, key=lambda one: one[0])
+    known = ((goal, value) for goal, value in point.figures.items() if value is not None)
+    figures = ", ".join(f"{goal}: {value:.3g} s" for goal, value in known)
+    return f"; the nearest was {in_words(trial.setting)} ({figures})"
 
 
 def recommended(tuning: Tuning) -> Setting | None:
@@ -123,6 +130,7 @@ def record(tuning: Tuning, settings: Settings, profile: str | None = None) -> di
         "command": None if setting is None else _command(tuning, setting, settings),
         "profile": profile,
         "load": asdict(tuning.aim.load) | {"goals": []},
+        "aim": asdict(tuning.aim) | {"load": None, "goals": list(map(str, tuning.aim.goals))},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
     }
@@ -190,6 +198,14 @@ def load(name: str, home: Path) -> dict[str, Any]:
             f"the search {name} cannot be read: {wrong}", hint="tune again"
         ) from None
     return found
+
+
+def aim_of(found: dict[str, Any]) -> Aim:
+    """The question that a kept record answers, to go on with it."""
+    asked = dict(found["aim"])
+    load = Wish(**found["load"] | {"users": tuple(found["load"]["users"]), "goals": ()})
+    goals = parse_goals(", ".join(asked["goals"]))
+    return Aim(**asked | {"load": load, "goals": goals, "gpus": tuple(asked["gpus"])})
 
 
 def failed(tuning: Tuning) -> GearshiftError | None:
