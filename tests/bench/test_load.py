@@ -43,11 +43,12 @@ def agrees(run, workload, rows):
     gaps = [b - a for _, row in pairs for a, b in pairwise(row["sent"])]
     whole = [row["ended"] - request.started for request, row in pairs]
     each = [(row["ended"] - row["sent"][0]) / (request.tokens - 1) for request, row in pairs]
-    late = np.percentile([value for client in run.clients for value in client.late_s], 95)
+    woken = [value for client in run.clients for value in client.late_s]
+    late, worst = np.percentile(woken, 95), max(woken)
     for metric, real in (("ttft", first), ("itl", gaps), ("e2el", whole), ("tpot", each)):
         found = run.percentiles(metric)
         assert near(found.p50, np.median(real), late), metric
-        assert near(found.mean, np.mean(real), late), metric
+        assert near(found.mean, np.mean(real), worst), metric
     assert run.began == min(request.started for request in run.requests)
     assert run.ended == max(request.ended for request in run.requests)
 
