@@ -61,13 +61,20 @@ def sentence(tuning: Tuning) -> str:
         return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not start."
     if best is default:
         return f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
-    if found is None or what is Verdict.UNPROVEN:
+    if found is None or found.interval is None:
         return f"{words} was the best in the search ({people}); whether by chance is not proven."
-    low, high = found.interval or (found.gain, found.gain)
-    told = f"{found.gain:+.0%} (95 %: {low:+.0%} to {high:+.0%}) answers in time"
+    told = _told(found.gain, *found.interval)
     if what is Verdict.BETTER:
         return f"{words}: {told} beside vLLM's defaults, with {people}."
-    return f"vLLM's defaults are fine: {words} gives {told} beside them, which may be nothing."
+    nothing = ", which may be nothing" if found.interval[1] >= 0 else ""
+    return f"vLLM's defaults are fine: beside them, {words} gives {told}{nothing}."
+
+
+def _told(gain: float, low: float, high: float) -> str:
+    """As percents more, or as times where that is easier to read."""
+    if gain < 1:
+        return f"{gain:+.0%} answers in time (95 %: {low:+.0%} to {high:+.0%})"
+    return f"{gain + 1:.1f} times the answers in time (95 %: {low + 1:.1f} to {high + 1:.1f})"
 
 
 def _goals(tuning: Tuning) -> str:
