@@ -7,6 +7,7 @@ tokens in a step, and forty with 8192: then max-num-seqs decides.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def test_nobody_holds_the_goals_and_the_nearest_is_told(play, model):
     assert verdict(found) == (Verdict.NONE, None)
     error = failed(found)
     assert "No setting holds p100 ttft < 0.4 with one person; the nearest was" in error.message
-    assert "p100 ttft < 0.4: 0.6" in error.message
+    assert re.search(r"\(p100 ttft < 0.4: \d", error.message)
     record = keep(found, load_settings())
     assert record["best"] is record["command"] is record["profile"] is None
     nothing_is_left(play)
