@@ -4,12 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
-# Kernels are spoken to over encrypted connections; two defaults of Jupyter's contradict each other.
-JUPYTER := --KernelManager.transport_encryption=auto --ServerApp.websocket_ping_interval=90000 \
-    $(if $(filter 0,$(shell id -u)),--allow-root)
-# JupyterLab asks nobody whether it may fetch news.
-LAB_SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
-
 .PHONY: run notebooks test check format soak bench screenshots data pin clean help
 
 help: ## say what there is
@@ -19,7 +13,9 @@ run: $(VENV)/ready ## open the workbench at http://localhost:8501
 	$(BIN)/streamlit run workbench/app.py
 
 notebooks: $(VENV)/ready-notebooks ## learn it by doing it, in JupyterLab
-	$(BIN)/jupyter lab $(JUPYTER) notebooks/01_first_answer.ipynb
+	$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null
+	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_first_answer.ipynb
 
 test: $(VENV)/ready-test .engine/ready check ## run everything that can fail
 	$(BIN)/python -m pytest
@@ -67,8 +63,6 @@ $(VENV)/ready: $(BIN)/uv pyproject.toml constraints.txt weights.txt
 
 $(VENV)/ready-notebooks: $(VENV)/ready
 	$(INSTALL) --editable '.[notebooks]'
-	mkdir -p $(VENV)/share/jupyter/lab/settings
-	echo '$(LAB_SETTINGS)' > $(VENV)/share/jupyter/lab/settings/overrides.json
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready-notebooks

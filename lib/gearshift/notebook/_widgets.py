@@ -50,6 +50,7 @@ def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: in
 
     def update(_change: Any = None) -> str:
         chosen = {name: field.value for name, field in fields.items()}
+        chosen["utilization"] = round(chosen["utilization"], 2)  # browsers send 0.91999…
         try:
             planned = forecast(Question(**chosen), load_settings())
         except EngineError as problem:
