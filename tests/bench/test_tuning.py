@@ -132,6 +132,7 @@ def test_a_loser_is_asked_once_and_who_holds_as_many_goes_on():
 # ---- the search
 
 
+@pytest.mark.soak
 def test_the_best_setting_is_found_by_a_third_of_the_grids_starts_and_a_failed_one_is_explained(
     play, model
 ):
@@ -163,6 +164,7 @@ def test_the_best_setting_is_found_by_a_third_of_the_grids_starts_and_a_failed_o
     assert "answers in time" in start.profile.reasons["max_num_seqs"]
 
 
+@pytest.mark.soak
 def test_losers_are_stopped_after_one_load_and_settings_that_cannot_work_are_not_started(
     play, model
 ):
@@ -183,6 +185,7 @@ def test_losers_are_stopped_after_one_load_and_settings_that_cannot_work_are_not
     nothing_is_left(play)
 
 
+@pytest.mark.soak
 def test_the_defaults_are_fine_where_nothing_that_is_searched_matters(play, model):
     play(batching=0.001)
     found = search(aim(model, parameters="max-num-batched-tokens=1024/4096", most=6))
@@ -198,6 +201,7 @@ def test_the_defaults_are_fine_where_nothing_that_is_searched_matters(play, mode
     nothing_is_left(play)
 
 
+@pytest.mark.soak
 def test_nobody_holds_the_goals_and_the_nearest_is_told(play, model):
     play(batching=0.6)
     found = search(aim(model, parameters="max-num-seqs=4/8", starts=2))
@@ -222,6 +226,7 @@ def test_a_server_that_breaks_under_load_is_a_failure_and_the_search_goes_on(pla
 # ---- cancelled, killed, gone on with
 
 
+@pytest.mark.soak
 def test_cancelled_in_a_start_and_in_a_load_it_leaves_nothing_and_goes_on(play, model):
     play(start_seconds=5, batching=0.001)
     cancel = threading.Event()
@@ -266,6 +271,7 @@ def command(model, *more):
     ]  # fmt: skip
 
 
+@pytest.mark.soak
 def test_the_same_command_goes_on_after_a_kill_and_ends_what_was_left(play, model):
     play(batching=0.001)
     child = subprocess.Popen(
