@@ -7,6 +7,8 @@ from playwright.sync_api import expect
 
 from known_server import KnownServer
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture
 def quick():

@@ -13,6 +13,9 @@ import aiohttp
 import pytest
 
 import tiny_models
+from gearshift.bench import Wish as Asked
+from gearshift.bench import parse_goals
+from gearshift.bench.tuning import Aim, keep, open_tuning, tune
 from gearshift.engine import servers
 from gearshift.engine.metrics import between
 from gearshift.engine.monitor import watch_once
@@ -22,7 +25,7 @@ from gearshift.engine.start import Wish, prepare
 from gearshift.errors import ProviderError
 from gearshift.providers.vllm import VLLMService
 from gearshift.schemas import FinishReason
-from gearshift.settings import Settings
+from gearshift.settings import Settings, load_settings
 from places import free_port
 
 
@@ -265,3 +268,22 @@ def test_what_vllm_itself_says_is_the_reason_of_a_failure(vllm, chat_model):
     record = servers.wait(port, vllm.settings())
     assert record.state is State.FAILED
     assert "is greater than the derived max_model_len" in record.failure.message
+
+
+def test_two_settings_of_the_real_one_are_tuned(engine_python, chat_model, home, monkeypatch):
+    monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
+    settings = load_settings()
+    aim = Aim(
+        str(chat_model),
+        parse_goals("p95 ttft < 60, p95 e2el < 120"),
+        "max-num-seqs=2/8, max-model-len=1024",
+        Asked(input_tokens=30, output_tokens=8, requests=8, warmup=1),
+        starts=2, rounds=0, first=2, most=2,
+    )  # fmt: skip
+    found = tune(open_tuning(aim, settings), settings)
+    assert [trial.outcome for trial in found.trials] == ["measured", "measured"]
+    assert found.default.setting == {"max_model_len": 1024}
+    assert all(trial.users == 2 and trial.goodput_per_s > 0 for trial in found.trials)
+    assert all(point.figures["p95 ttft < 60"] > 0 for t in found.trials for point in t.points)
+    assert servers.status(settings) == []
+    assert keep(found, settings)["profile"] == "tuned-" + chat_model.name.lower()

@@ -151,6 +151,27 @@ def test_stopping_ends_the_work_and_leaves_nothing(child, small, tmp_path):
     assert left(tmp_path / "out") == []
 
 
+def test_one_that_is_stopped_while_it_compares_goes_on_there(child, small, tmp_path):
+    runs = tmp_path / "runs"
+    settings = child(
+        f"open({str(runs)!r}, 'a').write('once ')\n"
+        "open(target + '/model.safetensors', 'w').close()\n"
+        f"print(json.dumps({REPORT}))"
+    )
+
+    def stop(words, share):
+        if words == "looking it over":
+            raise KeyboardInterrupt
+
+    target = tmp_path / "out" / "new"
+    with pytest.raises(KeyboardInterrupt):
+        convert(small, target, settings, stop)
+    assert not target.exists()
+    convert(small, target, settings, quiet)
+    assert runs.read_text("utf-8") == "once "
+    assert sorted(path.name for path in target.iterdir()) == ["gearshift.json", "model.safetensors"]
+
+
 def test_the_work_ends_with_whoever_started_it():
     code = (
         "import threading, time; from gearshift.migrate._convert_child import end_with_parent\n"

@@ -24,6 +24,9 @@ from gearshift.providers._llama_server import MODEL_NAME, weights
 from gearshift.settings import Settings
 from places import ROOT, free_port
 
+# They start servers of their own, and take minutes on a machine that is quiet.
+pytestmark = pytest.mark.soak
+
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NAMES = [path.name for path in PATHS]

@@ -19,7 +19,7 @@ _COLORS = {
     Outcome.FAILED: "#ef4444",
 }
 _HEIGHT = 240
-_ROW = 26  # pixels of a bar
+_ROW, _KEY = 26, 30  # pixels of a bar, and of a line of a legend
 
 
 def show_search(found: dict[str, Any]) -> None:
@@ -40,6 +40,13 @@ def _name(trial: dict[str, Any]) -> str:
     return f"{trial['number']} · {trial['words']}"
 
 
+def _people_of(trial: dict[str, Any]) -> str:
+    """How many it serves; of a loser only that it is fewer than it was asked for."""
+    if trial["outcome"] == Outcome.STOPPED:
+        return f"< {min(point['users'] for point in trial['points'] if not point['holds'])}"
+    return str(trial["users"]) if trial["outcome"] == Outcome.MEASURED else "–"
+
+
 def _people(found: dict[str, Any]) -> None:
     """A bar for each setting: the most people with whom the goals are met."""
     best = (found["best"] or {}).get("number")
@@ -47,6 +54,7 @@ def _people(found: dict[str, Any]) -> None:
         {
             "setting": _name(trial) + (" ★" if trial["number"] == best else ""),
             "people": trial["users"],
+            "shown": f"{_people_of(trial)} {trial['cause'] or ''}",
             "outcome": trial["outcome"],
             "why": trial["cause"] or trial["reason"] or trial["label"],
         }
@@ -56,18 +64,19 @@ def _people(found: dict[str, Any]) -> None:
     if not rows:
         return
     st.markdown("**People at once within the goals, by setting**")
-    frame = pd.DataFrame(rows)
     scale = alt.Scale(domain=[o.value for o in _COLORS], range=list(_COLORS.values()))
-    shared = alt.Chart(frame).encode(
-        y=alt.Y("setting:N", sort=None, title=None, axis=alt.Axis(labelLimit=320)),
-        x=alt.X("people:Q", title=None, axis=alt.Axis(tickMinStep=1)),
+    axis = alt.Axis(labelLimit=230, labelOverlap=False)
+    shared = alt.Chart(pd.DataFrame(rows)).encode(
+        y=alt.Y("setting:N", sort=None, title=None, axis=axis),
+        x=alt.X("people:Q", title=None, axis=alt.Axis(tickMinStep=1, tickCount=6)),
     )
+    legend = alt.Legend(orient="bottom", title=None, columns=2)
     bars = shared.mark_bar().encode(
-        color=alt.Color("outcome:N", scale=scale, legend=alt.Legend(orient="bottom", title=None)),
-        tooltip=["setting", "people", "outcome", "why"],
+        color=alt.Color("outcome:N", scale=scale, legend=legend),
+        tooltip=["setting", "shown", "outcome", "why"],
     )
-    labels = shared.mark_text(align="left", dx=4, color="gray").encode(text="people:Q")
-    st.altair_chart((bars + labels).properties(height=_ROW * len(rows) + 60), width="stretch")
+    labels = shared.mark_text(align="left", dx=4, color="gray").encode(text="shown:N")
+    st.altair_chart((bars + labels).properties(height=alt.Step(_ROW)), width="stretch")
 
 
 def _loads(found: dict[str, Any]) -> None:
@@ -76,31 +85,38 @@ def _loads(found: dict[str, Any]) -> None:
     rows = [
         {
             "people": point["users"],
-            "seconds": point["figures"][goal["words"]],
+            "seconds": value if complete else max(value, goal["limit_s"]),
             "setting": _name(trial),
-            "holds": point["holds"],
+            "load": "goals met" if point["holds"] else "missed" if complete else "ended early",
         }
         for trial in found["trials"]
         for point in trial["points"]
-        if point["figures"].get(goal["words"]) is not None
+        if (value := point["figures"].get(goal["words"])) is not None
+        for complete in [point["margin"] is not None]
     ]
     if not rows:
         return
     st.markdown(f"**{plain(goal['words'])}: every load that was measured**")
+    below = {"orient": "bottom", "labelLimit": 280, "title": None}
     base = alt.Chart(pd.DataFrame(rows)).encode(
         x=alt.X("people:Q", title="people at once"),
         y=alt.Y("seconds:Q", title="seconds"),
-        color=alt.Color(
-            "setting:N", legend=alt.Legend(orient="bottom", columns=1, labelLimit=300, title=None)
-        ),
-        tooltip=["setting", "people", alt.Tooltip("seconds:Q", format=".3f"), "holds"],
+        color=alt.Color("setting:N", legend=alt.Legend(**below, columns=1)),
+        tooltip=["setting", "people", alt.Tooltip("seconds:Q", format=".3f"), "load"],
     )
+    shapes = alt.Scale(
+        domain=["goals met", "missed", "ended early"], range=["circle", "cross", "triangle-up"]
+    )
+    points = base.mark_point(filled=True, size=60).encode(
+        shape=alt.Shape("load:N", scale=shapes, legend=alt.Legend(**below, columns=3))
+    )
+    lines = base.transform_filter("datum.load != 'ended early'").mark_line()
     limit = alt.Chart(pd.DataFrame([{"limit": goal["limit_s"]}])).mark_rule(
         color="#ef4444", strokeDash=[4, 4]
     )
     settings = len({row["setting"] for row in rows})
-    chart = base.mark_line() + base.mark_point(filled=True, size=50) + limit.encode(y="limit:Q")
-    st.altair_chart(chart.properties(height=_HEIGHT + 18 * settings), width="stretch")
+    chart = lines + points + limit.encode(y="limit:Q")
+    st.altair_chart(chart.properties(height=_HEIGHT + _KEY * (settings + 1)), width="stretch")
 
 
 def _proof(found: dict[str, Any]) -> None:
@@ -116,7 +132,7 @@ def _proof(found: dict[str, Any]) -> None:
     people = found["best"]["users"] if found["best"] else "?"
     st.markdown(f"**The proof: answers in time a second, {people} people at once**")
     colors = alt.Scale(domain=["vLLM's defaults", "the winner"], range=["#64748b", "#0d9488"])
-    chart = alt.Chart(pd.DataFrame(rows), height=_HEIGHT).mark_bar()
+    chart = alt.Chart(pd.DataFrame(rows), height=_HEIGHT + 2 * _KEY).mark_bar()
     st.altair_chart(
         chart.encode(
             x=alt.X("round:O", title="round", axis=alt.Axis(labelAngle=0)),
@@ -138,7 +154,7 @@ def _table(found: dict[str, Any]) -> pd.DataFrame:
                 "setting": trial["words"],
                 "from": trial["label"],
                 "result": trial["outcome"],
-                "people": trial["users"] if trial["points"] else None,
+                "people": _people_of(trial),
                 "in time/s": _rounded(trial["goodput_per_s"]),
                 "tokens/s": _rounded(trial["output_tokens_per_s"]),
                 "loads": len(trial["points"]),
@@ -172,7 +188,7 @@ def show_result(found: dict[str, Any]) -> None:
     """The verdict, the command and the profile."""
     shown = {Verdict.BETTER: st.success, Verdict.NONE: st.error, Verdict.UNPROVEN: st.warning}
     if found["cancelled"]:
-        st.info("It was cancelled. Start the same again, and it goes on where it stopped.")
+        st.info("It was cancelled; it can go on where it stopped.")
     elif found["trials"]:
         shown.get(found["verdict"], st.info)(plain(found["sentence"]))
     if found["cancelled"] or not found["command"]:

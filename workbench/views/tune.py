@@ -6,7 +6,7 @@ import streamlit as st
 
 from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, job, open_tuning
-from gearshift.bench.tuning.result import figures, kept_names, load
+from gearshift.bench.tuning.result import aim_of, figures, kept_names, load
 from gearshift.bench.tuning.space import NAMES
 from gearshift.bench.tuning.tune import Tuning, folder
 from gearshift.engine.profiles import OPTIONS
@@ -122,10 +122,14 @@ def _start(aim: Aim | None) -> None:
         key="tune-start",
     )
     if st.session_state.pop("tune_pressed", False) and aim is not None:
-        try:
-            job.start(aim, load_settings(), fresh=bool(st.session_state.get("tune-fresh")))
-        except GearshiftError as problem:
-            show_problem(problem)
+        _begin(aim, fresh=bool(st.session_state.get("tune-fresh")))
+
+
+def _begin(aim: Aim, fresh: bool = False) -> None:
+    try:
+        job.start(aim, load_settings(), fresh=fresh)
+    except GearshiftError as problem:
+        show_problem(problem)
 
 
 @refreshed(every=2)
@@ -182,6 +186,14 @@ def _kept() -> None:
     goals = ", ".join(goal["words"] for goal in found["goals"])
     st.caption(plain(f"{found['model']}, {goals}, {found['made']}"))
     show_result(found)
+    if found["cancelled"]:
+        st.button(
+            "Go on",
+            icon=":material/play_arrow:",
+            on_click=_begin,
+            args=(aim_of(found),),
+            key="tune-go-on",
+        )
     show_search(found)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from gearshift.bench._exchange import Arrivals, departures, exchange, reader_maker
-from gearshift.bench.metrics import Request
+from gearshift.bench.metrics import Goal, Request
 from gearshift.providers import _http
 from gearshift.providers._http import Budgets, Endpoint
 
@@ -62,6 +62,7 @@ class Task:
     duration_s: float | None
     think_s: float
     seed: int
+    goals: list[Goal]
 
 
 @dataclass
@@ -81,7 +82,8 @@ class _Worker:
         self.stamp = arrivals.stamp
         self.make_reader = reader_maker(task.reader, task.endpoint.who)
         self.requests: list[Request] = []
-        self.done = self.failed = self.tokens = 0
+        self.done = self.failed = self.tokens = self.missed = 0
+        self.under_way: set[int] = set()  # of `requests`, by index
         self.late_s: list[float] = []
         self.waiting = deque(task.sessions)
         self.began = self.ended = 0.0
@@ -163,12 +165,16 @@ class _Worker:
                 arriving.create_task(arrive(Request(prompt, due=due)))
 
     async def _record(self, request: Request) -> None:
+        number = len(self.requests)
         self.requests.append(request)
+        self.under_way.add(number)
         await self._send(request)
         self.ended = max(self.ended, request.ended or time.monotonic())
+        self.under_way.discard(number)
         self.done += request.completed
         self.failed += not request.completed
         self.tokens += request.tokens
+        self.missed += not request.completed or not all(g.met_by(request) for g in self.task.goals)
 
     async def _send(self, request: Request) -> Request:
         task = self.task
@@ -190,7 +196,18 @@ class _Worker:
             await asyncio.sleep(_PROGRESS)
             sent = len(self.requests)
             counts = {"sent": sent, "done": self.done, "failed": self.failed}
-            _say({"progress": counts | {"tokens": self.tokens}})
+            missed = self.missed + sum(map(self._misses, self.under_way))
+            _say({"progress": counts | {"tokens": self.tokens, "missed": missed}})
+
+    def _misses(self, number: int) -> bool:
+        """Whether a request that is under way has taken too long already."""
+        request, now = self.requests[number], time.monotonic()
+        waited = now - (request.started or now)
+        return any(
+            waited > goal.limit_s
+            for goal in self.task.goals
+            if goal.metric == "e2el" or (goal.metric == "ttft" and not request.pieces)
+        )
 
 
 async def _until(moment: float) -> None:

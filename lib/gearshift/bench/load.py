@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from gearshift.bench._worker import Result, Task
-from gearshift.bench.metrics import Client, Run
+from gearshift.bench.metrics import Client, Goal, Run
 from gearshift.bench.prompts import Workload
 from gearshift.errors import GearshiftError
 from gearshift.providers._base import Wire
@@ -53,6 +53,7 @@ class Load:
         burstiness: 1 is a Poisson process; less comes in bursts, more is steadier.
         think_s: Mean pause between an answer and the same person's next question, seconds.
         warmup: Requests that are sent before and not counted.
+        goals: What `Progress.missed` counts by.
     """
 
     users: int | None = 1
@@ -63,16 +64,21 @@ class Load:
     think_s: float = 0.0
     warmup: int = 0
     seed: int = 0
+    goals: tuple[Goal, ...] = ()
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: requests sent, completed and failed, and output tokens so far."""
+    """How far a run is: requests sent, completed and failed, and output tokens so far.
+
+    `missed` are those that did not meet a goal, or cannot any more.
+    """
 
     sent: int = 0
     done: int = 0
     failed: int = 0
     tokens: int = 0
+    missed: int = 0
 
 
 OnProgress = Callable[[Progress], None]
@@ -157,6 +163,7 @@ def _tasks(wire: Wire, workload: Workload, load: Load, budgets: Budgets) -> list
             duration_s=load.duration_s,
             think_s=load.think_s,
             seed=load.seed,
+            goals=list(load.goals),
         )
         for number in range(count)
     ]

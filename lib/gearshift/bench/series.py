@@ -79,6 +79,7 @@ class Wish:
             self.think_s,
             self.warmup,
             self.seed + number,
+            self.goals,
         )
 
 

@@ -178,6 +178,12 @@ def _show(found: dict[str, Any], settings: Settings) -> None:
         out.print(f"  next: {line}", markup=False, soft_wrap=True)
 
 
+def _people(row: dict[str, Any]) -> str:
+    if row["outcome"] == "stopped":
+        return f"< {min(point['users'] for point in row['points'] if not point['holds'])}"
+    return str(row["users"]) if row["outcome"] == "measured" else "-"
+
+
 def _table(found: dict[str, Any]) -> None:
     table = Table("setting", "result", "people", "in time/s", "tokens/s", box=SIMPLE_HEAD)
     for row in found["trials"]:
@@ -185,7 +191,7 @@ def _table(found: dict[str, Any]) -> None:
         table.add_row(
             row["words"],
             row["cause"] or str(row["outcome"]),
-            str(row["users"]) if row["points"] else "-",
+            _people(row),
             *("-" if value is None else f"{value:.1f}" for value in figures),
         )
     out.print(table)

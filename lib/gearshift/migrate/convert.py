@@ -34,6 +34,7 @@ from gearshift.settings import Settings, environment_for_vllm
 
 _TOOLS = ("gguf==0.19.0", "accelerate==1.15.0")
 _REPORT = "gearshift.json"
+_UNPACKED = "unpacked.json"
 _STAGES = {
     "Converting and de-quantizing": "unpacking the weights",
     "Loading weights": "building the model",
@@ -106,14 +107,19 @@ def convert(
     with lock:
         if (done := _done(target, identity)) is not None:
             return done
-        _check_room(target.parent, header["num_parameters"])
         part = target.with_name(f".{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
         try:
-            part.mkdir()
-            report = _run(source, part, template, settings, on_progress)
+            report = _unpacked(part, identity)
+            if report is None:
+                shutil.rmtree(part, ignore_errors=True)
+                _check_room(target.parent, header["num_parameters"])
+                part.mkdir()
+                report = _run(source, part, template, settings, on_progress)
+                unpacked = {"source": identity, "report": report}
+                (part / _UNPACKED).write_text(json.dumps(unpacked), "utf-8")
             on_progress("comparing with Ollama" if model else "looking it over", None)
             checks = _checks(report, header, source, model, settings)
+            (part / _UNPACKED).unlink()
             if wrong := [c for c in checks if c.name in _FATAL and c.ok is False]:
                 message = "; ".join(f"{check.name}: {check.message}" for check in wrong)
                 raise EngineError("convert", f"the checkpoint is not the same: {message}", _HUB)
@@ -125,8 +131,19 @@ def convert(
                 "disk", f"{target} cannot be written: {problem.strerror}", "make room, or --output"
             ) from None
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            if not (part / _UNPACKED).exists():  # else only the comparison is left to do
+                shutil.rmtree(part, ignore_errors=True)
     return Checkpoint(target, identity, checks)
+
+
+def _unpacked(part: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The report on weights that were unpacked by a conversion that was stopped after that."""
+    try:
+        kept = json.loads((part / _UNPACKED).read_text("utf-8"))
+        report: dict[str, Any] | None = kept["report"] if kept["source"] == identity else None
+        return report
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def converted(folder: Path) -> Checkpoint | None:

@@ -48,7 +48,9 @@ class Aim:
         if requests is None and load.duration_s is None:
             requests = max(_REQUESTS, _FOR_EACH * users)
         seed = load.seed + 1000 * users + repetition
-        return replace(load, users=(users,), requests=requests, seed=seed, repeat=1)
+        return replace(
+            load, users=(users,), requests=requests, seed=seed, repeat=1, goals=self.goals
+        )
 
     def name(self, machine: dict[str, Any]) -> str:
         """What it is kept as: the same question on the same machine has the same name."""

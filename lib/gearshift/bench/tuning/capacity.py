@@ -1,7 +1,9 @@
-"""The most people with whom a server holds the goals, by doubling and halving.
+"""The most people with whom a server holds the goals: by doubling, then by narrowing down.
 
-It takes for granted that who holds with many holds with fewer. Measured loads are asked again of
-`ask`, which may know them: that is how an interrupted search goes on.
+It takes for granted that who holds with many holds with fewer. Between a load that holds and one
+that does not, the next is where a straight line through the two meets the limit, and the middle
+when that has not helped. Measured loads are asked again of `ask`, which may know them: that is how
+an interrupted search goes on.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from gearshift.bench.tuning.trial import Point
 
 _FINE = 20  # the answer is exact up to here, and to 5 % beyond
+_GUESSES = 2  # that did not halve what is left, before the middle is taken
 
 
 def most_users(
@@ -25,14 +28,24 @@ def most_users(
         beat: What the best setting so far holds; who does not hold that is a loser at once.
     """
     low, high = 0, most + 1
-    users = min(beat or first, most)
+    below, above = 0.0, None  # margins there, as far as they are known
+    users, guesses = min(beat or first, most), 0
     while True:
-        if ask(users).holds:
-            low = users
+        point, width = ask(users), high - low
+        if point.holds:
+            low, below = users, point.margin or 0.0
         else:
-            high = users
+            high, above = users, point.margin
             if users == beat:
                 return low, True
         if high - low <= max(1, low // _FINE):
             return low, False
-        users = min(2 * low, most) if high > most else (low + high) // 2
+        if high > most:
+            users = min(2 * low, most)
+            continue
+        guesses = 0 if 2 * (high - low) <= width else guesses + 1
+        if above is None or above <= below or guesses > _GUESSES:
+            users, guesses = (low + high) // 2, 0
+        else:
+            share = (1 - below) / (above - below)
+            users = min(max(low + int(share * (high - low)), low + 1), high - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,14 +38,16 @@ def look(
 ) -> Point:
     """Measures so many people; once more near the limit, or when the client was in the way.
 
+    A load is ended as soon as it is certain that the goals are missed.
+
     Raises:
         Cancelled: it did not come to its end.
     """
-    found = [_run(target, aim.wish(users, repetition), cancel, tell)]
+    found = [_until_lost(target, aim.wish(users, repetition), cancel, tell)]
     first = _point(users, found, aim.goals)
     near = first.margin is not None and _NEAR[0] < first.margin < _NEAR[1]
     if near or first.invalid:
-        found.append(_run(target, aim.wish(users, repetition + 100), cancel, tell))
+        found.append(_until_lost(target, aim.wish(users, repetition + 100), cancel, tell))
         if first.invalid and found[1].invalid is None:
             found = found[1:]
     return _point(users, found, aim.goals)
@@ -53,16 +56,43 @@ def look(
 def once(
     target: Target, aim: Aim, users: int, cancel: threading.Event, tell: Tell, number: int
 ) -> Point:
-    """One run and no more, for comparisons that repeat by themselves."""
+    """One whole run and no more, for comparisons that repeat by themselves."""
     return _point(users, [_run(target, aim.wish(users, number), cancel, tell)], aim.goals)
 
 
 def _run(target: Target, wish: Wish, cancel: threading.Event, tell: Tell) -> Measured:
     series = Series(wish, [target], machine={})
     measure(series, lambda now: tell(now.progress), cancel)
-    if series.cancelled or not series.measured:
+    if not series.measured or (series.cancelled and not isinstance(cancel, _Lost)):
         raise Cancelled
     return series.measured[0]
+
+
+class _Lost(threading.Event):
+    """Set when a load is lost, or when `cancel` is."""
+
+    def __init__(self, cancel: threading.Event) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._cancel.is_set()
+
+
+def _until_lost(target: Target, wish: Wish, cancel: threading.Event, tell: Tell) -> Measured:
+    lost = _Lost(cancel)
+    # So many may miss their goal; of several goals each may be missed by others.
+    most = sum((1 - goal.percentile / 100) * (wish.requests or math.inf) + 1 for goal in wish.goals)
+
+    def watch(now: Progress) -> None:
+        tell(now)
+        if now.missed > most:
+            lost.set()
+
+    found = _run(target, wish, lost, watch)
+    if cancel.is_set() or (found.run.cancelled and not threading.Event.is_set(lost)):
+        raise Cancelled
+    return found
 
 
 def _point(users: int, found: list[Measured], goals: tuple[Goal, ...]) -> Point:
@@ -74,10 +104,10 @@ def _point(users: int, found: list[Measured], goals: tuple[Goal, ...]) -> Point:
         for goal, value in zip(goals, figures.values(), strict=True)
         if value is not None
     ]
-    complete = len(shares) == len(goals) and not whole.failed
+    complete = len(shares) == len(goals) and not whole.failed and not whole.cancelled
     return Point(
         users=users,
-        holds=bool(whole.requests) and all(goal.met(whole) for goal in goals),
+        holds=complete and all(goal.met(whole) for goal in goals),
         margin=max(shares) if complete else None,
         figures=figures,
         goodput_per_s=_mean([run.goodput(goals) for run in runs]),
@@ -94,7 +124,8 @@ def pooled(runs: list[Run]) -> Run:
     """The requests of several runs of the same load as those of one."""
     requests = [request for run in runs for request in run.requests]
     clients = [client for run in runs for client in run.clients]
-    return Run(runs[0].users, requests, runs[0].began, runs[-1].ended, clients)
+    lost = any(run.cancelled for run in runs)
+    return Run(runs[0].users, requests, runs[0].began, runs[-1].ended, clients, cancelled=lost)
 
 
 def value_of(goal: Goal, run: Run) -> float | None:

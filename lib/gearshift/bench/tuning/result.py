@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.bench import machine
-from gearshift.bench.tuning.aim import slug
+from gearshift.bench.metrics import parse_goals
+from gearshift.bench.series import Wish
+from gearshift.bench.tuning.aim import Aim, slug
 from gearshift.bench.tuning.retest import Gain, gain, kept
 from gearshift.bench.tuning.server import prepared
 from gearshift.bench.tuning.trial import Outcome, Setting, Trial
@@ -59,18 +61,20 @@ def sentence(tuning: Tuning) -> str:
         return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not start."
     if best is default:
         return f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
-    told = _told(found)
-    if what is Verdict.DEFAULT:
-        return f"vLLM's defaults are fine: beside them, {words} gives {told}, which may be nothing."
+    if found is None or found.interval is None:
+        return f"{words} was the best in the search ({people}); whether by chance is not proven."
+    told = _told(found.gain, *found.interval)
     if what is Verdict.BETTER:
-        return f"{words}: {told} answers in time than with vLLM's defaults, with {people}."
-    return f"{words} was the best in the search ({people}); whether by chance is not proven."
+        return f"{words}: {told} beside vLLM's defaults, with {people}."
+    nothing = ", which may be nothing" if found.interval[1] >= 0 else ""
+    return f"vLLM's defaults are fine: beside them, {words} gives {told}{nothing}."
 
 
-def _told(found: Gain | None) -> str:
-    assert found is not None
-    low, high = found.interval or (found.gain, found.gain)
-    return f"{found.gain:+.0%} (95 %: {low:+.0%} to {high:+.0%})"
+def _told(gain: float, low: float, high: float) -> str:
+    """As percents more, or as times where that is easier to read."""
+    if gain < 1:
+        return f"{gain:+.0%} answers in time (95 %: {low:+.0%} to {high:+.0%})"
+    return f"{gain + 1:.1f} times the answers in time (95 %: {low + 1:.1f} to {high + 1:.1f})"
 
 
 def _goals(tuning: Tuning) -> str:
@@ -78,15 +82,20 @@ def _goals(tuning: Tuning) -> str:
 
 
 def _nearest(tuning: Tuning) -> str:
-    points = [(p, t) for t in tuning.trials for p in t.points if p.margin is not None]
+    """What one person met with at best; of a load that was ended early, at least that."""
+    first = str(tuning.aim.goals[0])
+    points = [
+        (value, point, trial)
+        for trial in tuning.trials
+        for point in trial.points
+        if point.users == 1 and (value := point.figures.get(first)) is not None
+    ]
     if not points:
         return ""
-    point, trial = min(points, key=lambda pair: pair[0].margin or 0.0)
-    figures = ", ".join(
-        f"{goal}: {value:.3g} s" for goal, value in point.figures.items() if value is not None
-    )
-    people = f"{point.users} at once"
-    return f"; the nearest was {in_words(trial.setting)} with {people} ({figures})"
+    _, point, trial = min(points, key=lambda one: one[0])
+    known = ((goal, value) for goal, value in point.figures.items() if value is not None)
+    figures = ", ".join(f"{goal}: {value:.3g} s" for goal, value in known)
+    return f"; the nearest was {in_words(trial.setting)} ({figures})"
 
 
 def recommended(tuning: Tuning) -> Setting | None:
@@ -128,6 +137,7 @@ def record(tuning: Tuning, settings: Settings, profile: str | None = None) -> di
         "command": None if setting is None else _command(tuning, setting, settings),
         "profile": profile,
         "load": asdict(tuning.aim.load) | {"goals": []},
+        "aim": asdict(tuning.aim) | {"load": None, "goals": list(map(str, tuning.aim.goals))},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
     }
@@ -195,6 +205,14 @@ def load(name: str, home: Path) -> dict[str, Any]:
             f"the search {name} cannot be read: {wrong}", hint="tune again"
         ) from None
     return found
+
+
+def aim_of(found: dict[str, Any]) -> Aim:
+    """The question that a kept record answers, to go on with it."""
+    asked = dict(found["aim"])
+    load = Wish(**found["load"] | {"users": tuple(found["load"]["users"]), "goals": ()})
+    goals = parse_goals(", ".join(asked["goals"]))
+    return Aim(**asked | {"load": load, "goals": goals, "gpus": tuple(asked["gpus"])})
 
 
 def failed(tuning: Tuning) -> GearshiftError | None:

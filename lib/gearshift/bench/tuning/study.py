@@ -103,7 +103,7 @@ class Study:
         names = [one.name for one in self.space.parameters]
         self._study.enqueue_trial(dict(zip(names, indexes, strict=True)))
         self._open = self._study.ask(self._distributions())
-        trial = Trial(self._open.number, label, setting)
+        trial = Trial(len(self.trials) + 1, label, setting)
         if before is not None:
             trial.points = before.points
         self.keep(trial)

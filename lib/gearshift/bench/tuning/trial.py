@@ -31,7 +31,7 @@ class Point:
     Attributes:
         holds: Whether every goal was met and nothing failed.
         margin: The worst of value by limit over the goals, below 1 where all are met; `None` when
-            a request failed.
+            a request failed, or the load was ended because the goals were missed for certain.
         figures: The percentile that each goal looks at, in seconds.
         goodput_per_s: Answers a second that meet every goal.
         seconds: How long it took.

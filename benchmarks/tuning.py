@@ -1,0 +1,161 @@
+"""`gearshift tune` beside a full grid: how near to the best, with how many starts?
+
+On the real vLLM of `.engine` (made by `make test`), on the processor, with a tiny model of random
+weights: a grid of four numbers of sequences by three of tokens in a step. Each of its twelve
+servers is measured beside one with vLLM's defaults that runs all the time, taking turns with as
+many people: what else the machine does meets both. A setting's figure is the median of these
+ratios, in answers a second that are within the goals; how far the ratios of one setting lie apart
+is what noise does. Then `tune` searches the same grid with four starts, knowing nothing of that,
+and what it has found is looked up in the table.
+
+    python benchmarks/tuning.py FILE [PAIRS]
+
+FILE keeps every server that was measured, and a second run goes on there. On two quiet cores it
+takes about half an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import tiny_models  # noqa: E402
+from gearshift.bench import Wish, parse_goals  # noqa: E402
+from gearshift.bench.target import Target  # noqa: E402
+from gearshift.bench.tuning import Aim, Point, keep, open_tuning, tune  # noqa: E402
+from gearshift.bench.tuning.measure import once, warm  # noqa: E402
+from gearshift.bench.tuning.server import free_port, prepared, running  # noqa: E402
+from gearshift.engine import environment  # noqa: E402
+from gearshift.engine.profiles import in_words  # noqa: E402
+from gearshift.settings import Settings  # noqa: E402
+
+SEQUENCES = (4, 16, 64, 128)
+TOKENS = (256, 1024, 4096)
+PEOPLE = 48
+GOALS = "p95 ttft < 2"
+LOAD = Wish(input_tokens=400, output_tokens=32)
+STARTS = 4
+
+
+def wanted(model: Path) -> Aim:
+    values = "/".join(map(str, SEQUENCES)), "/".join(map(str, TOKENS))
+    words = "max-num-seqs={}, max-num-batched-tokens={}, max-model-len=2048".format(*values)
+    return Aim(
+        str(model), parse_goals(GOALS), words, LOAD, starts=STARTS, first=PEOPLE // 2, most=512
+    )
+
+
+def quiet(_: Any) -> None:
+    pass
+
+
+def measure_grid(aim: Aim, settings: Settings, pairs: int, file: Path) -> dict[str, Any]:
+    """For each setting its own figures and those of the defaults beside it."""
+    space = open_tuning(aim, settings).space
+    never = threading.Event()
+    found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    order = [one for one in space.settings() if in_words(one) not in found]
+    random.Random(1).shuffle(order)
+    if not order:
+        return found
+    beside = prepared(aim, space.fixed, free_port(), settings)
+    with running(beside, settings, never, quiet) as (_, defaults):
+        warm(defaults, aim, never)
+        for setting in order:
+            began = time.monotonic()
+            start = prepared(aim, setting, free_port(), settings)
+            with running(start, settings, never, quiet) as (_, target):
+                start_s = time.monotonic() - began
+                warm(target, aim, never)
+                ours, theirs = take_turns(aim, target, defaults, pairs)
+            row = {"setting": setting, "start_s": start_s, "load_average": os.getloadavg()[1]}
+            row |= {"own": list(map(asdict, ours)), "defaults": list(map(asdict, theirs))}
+            found[in_words(setting)] = row
+            file.write_text(json.dumps(found, indent=1), "utf-8")
+            print(f"{in_words(setting)}: {ratios(row)}", file=sys.stderr, flush=True)
+    return found
+
+
+def take_turns(
+    aim: Aim, target: Target, defaults: Target, pairs: int
+) -> tuple[list[Point], list[Point]]:
+    """The setting and the defaults, the defaults and the setting, and so on."""
+    ours: list[Point] = []
+    theirs: list[Point] = []
+    for pair in range(pairs):
+        turns = [(target, ours), (defaults, theirs)]
+        for who, into in turns if pair % 2 == 0 else turns[::-1]:
+            seed = int(time.time())  # nobody meets the same question twice
+            into.append(once(who, aim, PEOPLE, threading.Event(), quiet, seed))
+    return ours, theirs
+
+
+def ratios(row: dict[str, Any]) -> list[float]:
+    """Answers in time, the setting's by those of the defaults beside it."""
+    pairs = zip(row["own"], row["defaults"], strict=True)
+    return [
+        max(mine["goodput_per_s"], 0.5 / mine["seconds"])
+        / max(other["goodput_per_s"], 0.5 / other["seconds"])
+        for mine, other in pairs
+    ]
+
+
+def show_grid(found: dict[str, Any]) -> dict[str, float]:
+    """The table; the figure of each setting."""
+    figures = {words: statistics.median(ratios(row)) for words, row in found.items()}
+    print(f"\nanswers in time by those of vLLM's defaults (128, 2048), {PEOPLE} people at once\n")
+    print(
+        "| max-num-seqs | " + " | ".join(f"{tokens} tokens in a step" for tokens in TOKENS) + " |"
+    )
+    print("|---" * (len(TOKENS) + 1) + "|")
+    for sequences in SEQUENCES:
+        cells = []
+        for tokens in TOKENS:
+            row = next(
+                r for r in found.values()
+                if (r["setting"]["max_num_seqs"], r["setting"]["max_num_batched_tokens"])
+                == (sequences, tokens)
+            )  # fmt: skip
+            seen = ratios(row)
+            cells.append(f"{statistics.median(seen):.2f} ({min(seen):.2f}-{max(seen):.2f})")
+        print(f"| {sequences} | " + " | ".join(cells) + " |")
+    return figures
+
+
+def main() -> None:
+    file, pairs = Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 8
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends its servers, too
+    python = environment.python(Settings(home=ROOT / ".engine", _env_file=None))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GEARSHIFT_HOME"] = f"{folder}/home"  # supervisors read it
+        os.environ["GEARSHIFT_VLLM_PYTHON"] = str(python)
+        settings = Settings(_env_file=None)
+        aim = wanted(tiny_models.make(tiny_models.CHAT, python, Path(folder) / "tiny"))
+        figures = show_grid(measure_grid(aim, settings, pairs, file))
+        best = max(figures, key=figures.__getitem__)
+        print(f"\nthe best of the grid: {best}, {figures[best]:.2f}, after {len(figures)} starts")
+        tuning = tune(open_tuning(aim, settings), settings)
+        result = keep(tuning, settings)
+        for trial in result["trials"]:
+            print(f"  {trial['outcome']}: {trial['words']}: {trial['users']} people in time")
+        words = in_words(tuning.best.setting) if tuning.best else "nothing"
+        figure = figures.get(words, 1.0)  # vLLM's defaults are 1 by definition
+        print(f"tune found: {words}, {figure:.2f} in the table, after {tuning.starts} starts:")
+        print(f"{figure / figures[best]:.1%} of the best. {result['sentence']}")
+
+
+if __name__ == "__main__":
+    main()
