@@ -24,9 +24,6 @@ from gearshift.providers._llama_server import MODEL_NAME, weights
 from gearshift.settings import Settings
 from places import ROOT, free_port
 
-# They start servers of their own, and take minutes on a machine that is quiet.
-pytestmark = pytest.mark.soak
-
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NAMES = [path.name for path in PATHS]
@@ -95,6 +92,8 @@ def run(path, folder):
     assert [file.name for file in folder.iterdir()] == [copy.name]
 
 
+# They start servers of their own, and take minutes on a machine that is quiet.
+@pytest.mark.soak
 @pytest.mark.parametrize("path", WITH_SERVERS, ids=lambda path: path.name)
 def test_a_notebook_runs_anywhere_and_shows_what_is_committed(
     path, request, engine_python, tmp_path, monkeypatch
@@ -108,6 +107,7 @@ def test_a_notebook_runs_anywhere_and_shows_what_is_committed(
     run(path, tmp_path / "elsewhere")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("path", WITHOUT, ids=lambda path: path.name)
 def test_a_notebook_says_what_it_skips_where_there_is_no_server(path, clean, tmp_path):
     run(path, tmp_path / "elsewhere")
