@@ -12,12 +12,25 @@ from gearshift.notebook import _tiny_child
 CHAT = Path(_tiny_child.__file__).read_text("utf-8")
 """That of the notebooks: 8 heads, 4 KV heads."""
 
-WIDE_CACHE = CHAT.replace(
-    "hidden_size=256, intermediate_size=512, num_hidden_layers=2",
-    "hidden_size=64, intermediate_size=128, num_hidden_layers=8",
-).replace(
-    "num_attention_heads=8, num_key_value_heads=4, head_dim=32",
-    "num_attention_heads=64, num_key_value_heads=64, head_dim=256",
+
+def _changed(script, changes):
+    """A script with other lines; each has to be there."""
+    for old, new in changes.items():
+        assert old in script, old
+        script = script.replace(old, new)
+    return script
+
+
+WIDE_CACHE = _changed(
+    CHAT,
+    {
+        "hidden_size=32 * int(heads)": "hidden_size=64",
+        "intermediate_size=512": "intermediate_size=128",
+        "num_hidden_layers=2": "num_hidden_layers=8",
+        "num_attention_heads=int(heads)": "num_attention_heads=64",
+        "num_key_value_heads=int(kv_heads)": "num_key_value_heads=64",
+        "head_dim=32": "head_dim=256",
+    },
 )
 """Its KV cache takes 512 KiB a token: 1 GiB, the least that we give it, holds but 2,048."""
 

@@ -270,6 +270,7 @@ def test_what_vllm_itself_says_is_the_reason_of_a_failure(vllm, chat_model):
     assert "is greater than the derived max_model_len" in record.failure.message
 
 
+@pytest.mark.soak
 def test_two_settings_of_the_real_one_are_tuned(engine_python, chat_model, home, monkeypatch):
     monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
     settings = load_settings()
