@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -70,6 +73,21 @@ def test_the_graph_is_made_once_and_leaves_no_scratch(tmp_path):
     made = graph.stat().st_mtime_ns
     MiniLM(tmp_path).embed(["gear"])
     assert graph.stat().st_mtime_ns == made
+
+
+def test_the_runtime_does_not_report_to_its_makers(embedding_home, tmp_path):
+    """ONNX Runtime's telemetry begins with an id in a file of the folder for temporary files."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = "import sys; from pathlib import Path; from gearshift.rag.embedders import MiniLM; "
+    code += "MiniLM(Path(sys.argv[1])).embed(['one'])"
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
+    subprocess.run(
+        [sys.executable, "-c", code, embedding_home],
+        env=variables | {"TMPDIR": str(scratch)},
+        check=True,
+    )
+    assert list(scratch.iterdir()) == []
 
 
 def test_missing_weights_name_the_command_that_installs_them(tmp_path, monkeypatch):

@@ -55,6 +55,8 @@ class MiniLM(Embedder):
 
     @cached_property
     def _session(self) -> Any:
+        # Before it is imported: else it reports to Microsoft, and keeps an id for that in /tmp.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
