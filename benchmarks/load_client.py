@@ -46,7 +46,8 @@ from gearshift.settings import Settings, environment_for_vllm  # noqa: E402
 from known_server import KnownServer  # noqa: E402
 from places import free_port  # noqa: E402
 
-WORDS, TOKENS, REQUESTS = 8, 64, 64
+WORDS, TOKENS = 8, 64
+REQUESTS, REQUESTS_OF_VLLM = 64, 256  # the real one varies more: longer runs
 # Larger than the tests' model: there vLLM's API server is slower than the engine behind it, tokens
 # come in lumps, and no two runs are alike.
 MODEL = (
@@ -59,16 +60,16 @@ METRICS = ("ttft", "tpot", "itl")
 Figures = dict[str, float]
 
 
-def prompts(number: int) -> list[str]:
-    return [session[0][0].content for session in synthetic(REQUESTS + 8, number, WORDS)]
+def prompts(requests: int, number: int) -> list[str]:
+    return [session[0][0].content for session in synthetic(requests, number, WORDS)]
 
 
-def ours(url: str, model: str, users: int, number: int) -> tuple[Figures, float]:
+def ours(url: str, model: str, users: int, requests: int, number: int) -> tuple[Figures, float]:
     """Figures in seconds, and the client's share of a core in percent."""
     target = find_target(find_service("vllm", url), model)
-    sessions = synthetic(REQUESTS + 8, number, WORDS)
+    sessions = synthetic(requests + 8, number, WORDS)
     workload = Workload.of("synthetic", sessions)
-    load = Load(users, REQUESTS, warmup=1)
+    load = Load(users, requests, warmup=1)
     run = run_load(target.wire(TOKENS, exactly=True), workload, load, target.service.budgets)
     assert not run.failed, run.failures
     return figures(run), run.client_cpu_percent
@@ -83,18 +84,18 @@ def figures(run: Run) -> Figures:
 
 
 def theirs(
-    python: Path, url: str, model: str, users: int, number: int, folder: Path
+    python: Path, url: str, model: str, users: int, requests: int, number: int, folder: Path
 ) -> tuple[Figures, float]:
     """The same of `vllm bench serve`; its processor time includes what it takes to begin."""
     asked, answer = folder / "prompts.json", folder / "theirs.json"
-    rows = [{"conversations": [{"value": text}, {"value": ""}]} for text in prompts(number)]
-    asked.write_text(json.dumps(rows[:REQUESTS]), "utf-8")
+    rows = [{"conversations": [{"value": text}, {"value": ""}]} for text in prompts(requests, number)]
+    asked.write_text(json.dumps(rows), "utf-8")
     command = [
         python, "-W", "ignore", "-m", "vllm.entrypoints.cli.main", "bench", "serve",
         "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", url,
         "--model", model, "--tokenizer", folder / "model", "--dataset-name", "sharegpt",
         "--dataset-path", asked, "--disable-shuffle", "--ignore-eos",
-        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", REQUESTS,
+        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", requests,
         "--max-concurrency", users,
         "--save-result", "--result-dir", folder, "--result-filename", answer.name,
         "--disable-tqdm",
@@ -119,7 +120,7 @@ def theirs(
             cpu = 100 * (busy(child.pid) - cpu) / (time.monotonic() - began)
     assert child.wait() == 0, "".join(said[-20:])
     found = json.loads(answer.read_text("utf-8"))
-    assert found["completed"] == REQUESTS, found
+    assert found["completed"] == requests, found
     result = {"throughput": found["output_throughput"]}
     for metric in METRICS:
         for kind in ("median", "mean"):
@@ -133,21 +134,23 @@ def busy(pid: int) -> float:
 
 
 def compare(
-    what: str, url: str, model: str, python: Path, folder: Path, pairs: int, users: int
+    what: str, url: str, model: str, python: Path, folder: Path, pairs: int, load: tuple[int, int]
 ) -> None:
+    users, requests = load
     rows: list[tuple[Figures, Figures]] = []
     shares: list[tuple[float, float]] = []
     for number in range(pairs):
         measured: dict[str, tuple[Figures, float]] = {}
         for client in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
             if client == "ours":
-                measured[client] = ours(url, model, users, 2 * number)
+                measured[client] = ours(url, model, users, requests, 2 * number)
             else:
-                measured[client] = theirs(python, url, model, users, 2 * number + 1, folder)
+                odd = 2 * number + 1
+                measured[client] = theirs(python, url, model, users, requests, odd, folder)
         rows.append((measured["ours"][0], measured["theirs"][0]))
         shares.append((measured["ours"][1], measured["theirs"][1]))
         print(f"pair {number + 1}: load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
-    print(f"\n{what}: {pairs} pairs, {users} at once, {REQUESTS} requests of {TOKENS} tokens\n")
+    print(f"\n{what}: {pairs} pairs, {users} at once, {requests} requests of {TOKENS} tokens\n")
     print("| | ours | vllm bench serve | median ratio | 95 % interval |\n|---|---|---|---|---|")
     for name in rows[0][0]:
         ratios = [mine[name] / other[name] for mine, other in rows]
@@ -187,7 +190,8 @@ def main() -> None:
         script = f"ttft=200,itl=30,tokens={TOKENS}"
         known = KnownServer(script)
         try:
-            compare("first 200 ms, then 30", known.url, script, python, folder, pairs, users)
+            load = users, REQUESTS
+            compare("first 200 ms, then 30", known.url, script, python, folder, pairs, load)
         finally:
             known.stop()
         settings = Settings(home=folder, vllm_python=python, _env_file=None)
@@ -198,7 +202,8 @@ def main() -> None:
         try:
             record = servers.wait(port, settings)
             assert record.failure is None, record.failure
-            compare("real vLLM", record.url, record.model, python, folder, pairs, users)
+            load = users, REQUESTS_OF_VLLM
+            compare("real vLLM", record.url, record.model, python, folder, pairs, load)
         finally:
             servers.stop(servers.find_on(port, settings), settings, 0.0)
     cost()
