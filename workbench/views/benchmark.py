@@ -12,6 +12,7 @@ from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 from parts.bench import offer_report, show_comparison, show_record
 from parts.markdown import plain
+from parts.measuring import show_progress
 from parts.refreshed import refreshed
 from parts.state import show_problem
 
@@ -98,28 +99,17 @@ def _live() -> None:
         return
     with st.container(border=True):
         series = last.series
-        left, right = st.columns([5, 1], vertical_alignment="center")
-        if series is None:
-            left.progress(0.0, "looking for servers")
-        else:
+        done, words = 0.0, "looking for servers"
+        if series is not None:
             now = series.progress
-            done = len(series.measured)
+            number = min(len(series.measured) + 1, series.planned)
             what = "cancelling" if last.cancelling else series.now
-            left.progress(
-                min(1.0, done / series.planned),
-                plain(
-                    f"run {min(done + 1, series.planned)} of {series.planned}, {what}: "
-                    f"{now.done} answers, {now.failed} failed, {now.tokens} tokens"
-                ),
+            done = len(series.measured) / series.planned
+            words = (
+                f"run {number} of {series.planned}, {what}: "
+                f"{now.done} answers, {now.failed} failed, {now.tokens} tokens"
             )
-        right.button(
-            "Cancel",
-            icon=":material/stop:",
-            width="stretch",
-            disabled=last.cancelling,
-            on_click=last.cancel,
-            key="bench-cancel",
-        )
+        show_progress(last, done, words, "bench-cancel")
         record = last.record()
         if record is not None:
             show_record(record)
@@ -135,7 +125,9 @@ def _kept() -> None:
     left, right = st.columns(2)
     chosen = left.selectbox("Look at", names, key="bench-kept")
     other = right.selectbox(
-        "Compare with an earlier one", [_NOTHING, *(n for n in names if n != chosen)]
+        "Compare with an earlier one",
+        [_NOTHING, *(n for n in names if n != chosen)],
+        key="bench-compared",
     )
     try:
         record = runs.load(chosen, home)

@@ -13,6 +13,7 @@ from gearshift.engine.profiles import OPTIONS
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 from parts.markdown import plain
+from parts.measuring import show_progress
 from parts.refreshed import refreshed
 from parts.state import show_problem
 from parts.tuning import show_result, show_search
@@ -150,23 +151,12 @@ def _live() -> None:
             st.rerun()
         return
     with st.container(border=True):
-        left, right = st.columns([5, 1], vertical_alignment="center")
         now = tuning.progress
         counts = f": {now.done} answers, {now.failed} failed" if now.sent else ""
         what = "cancelling" if last.cancelling else tuning.now or "beginning"
-        begun = tuning.starts + (tuning.trial is not None)
-        left.progress(
-            min(1.0, tuning.starts / tuning.aim.starts),
-            plain(f"start {min(begun, tuning.aim.starts)} of {tuning.aim.starts}, {what}{counts}"),
-        )
-        right.button(
-            "Cancel",
-            icon=":material/stop:",
-            width="stretch",
-            disabled=last.cancelling,
-            on_click=last.cancel,
-            key="tune-cancel",
-        )
+        number = min(tuning.starts + (tuning.trial is not None), tuning.aim.starts)
+        words = f"start {number} of {tuning.aim.starts}, {what}{counts}"
+        show_progress(last, tuning.starts / tuning.aim.starts, words, "tune-cancel")
         show_search(figures(tuning))
 
 

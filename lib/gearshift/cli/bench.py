@@ -15,6 +15,17 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from gearshift.cli._load import (
+    Duration,
+    InputTokens,
+    OutputTokens,
+    Prompts,
+    Requests,
+    Seed,
+    ThinkTime,
+    Warmup,
+    one_length,
+)
 from gearshift.cli._report import JSON, err, out, print_json, reporting
 from gearshift.errors import GearshiftError
 from gearshift.providers import LLMServiceFactory
@@ -65,34 +76,24 @@ def bench(
     concurrency: Annotated[
         str | None, typer.Option(help="People at once, a run for each number: 1,10,50. [1]")
     ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests of a run.")] = None,
-    duration: Annotated[
-        float | None, typer.Option(min=0.1, help="Instead: seconds in which requests are begun.")
-    ] = None,
-    input_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Synthetic prompts of this length.")
-    ] = None,
-    output_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length of answers; exact where servers allow it.")
-    ] = None,
-    prompts: Annotated[
-        str, typer.Option(help="questions (of the handbook), conversations (yours), or a file.")
-    ] = "questions",
+    requests: Requests = None,
+    duration: Duration = None,
+    input_tokens: InputTokens = None,
+    output_tokens: OutputTokens = None,
+    prompts: Prompts = "questions",
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Open loop: requests that arrive a second.")
     ] = None,
     burstiness: Annotated[
         float, typer.Option(min=0.01, help="Of arrivals: 1 Poisson, less in bursts, more steadier.")
     ] = 1.0,
-    think_time: Annotated[
-        float, typer.Option(min=0, help="Mean seconds that a person thinks between questions.")
-    ] = 0.0,
+    think_time: ThinkTime = 0.0,
     slo: Annotated[
         str | None, typer.Option(help='Goals: "p95 ttft < 1, tpot < 0.05" (seconds).')
     ] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before each run, not counted.")] = 2,
+    warmup: Warmup = 2,
     repeat: Annotated[int, typer.Option(min=1, help="Measure everything so often.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts and arrivals.")] = 0,
+    seed: Seed = 0,
     scenario: Annotated[
         str | None,
         typer.Option(help="one, ten, many or crossover: all servers here.", callback=_scenario),
@@ -128,8 +129,7 @@ def bench(
     if url and provider and len(provider) > 1:
         raise typer.BadParameter("an address is that of one provider")
     users = _numbers(concurrency) if concurrency else (() if rate else (1,))
-    if requests is not None and duration is not None:
-        raise typer.BadParameter("give --requests or --duration, not both")
+    one_length(requests, duration)
     with reporting(as_json):
         wish = Wish(
             users=users,

@@ -10,6 +10,17 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from gearshift.cli._load import (
+    Duration,
+    InputTokens,
+    OutputTokens,
+    Prompts,
+    Requests,
+    Seed,
+    ThinkTime,
+    Warmup,
+    one_length,
+)
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
 from gearshift.settings import Settings, load_settings
@@ -45,24 +56,14 @@ def tune(
     gpus: Annotated[str | None, typer.Option(help="Which may be used: indexes, by commas.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Such as bfloat16, for all.")] = None,
     quantization: Annotated[str | None, typer.Option(help="Such as awq, for all.")] = None,
-    requests: Annotated[
-        int | None, typer.Option(min=1, help="Of a run. [four for each person, at least 24]")
-    ] = None,
-    duration: Annotated[
-        float | None, typer.Option(min=0.1, help="Instead: seconds in which requests are begun.")
-    ] = None,
-    input_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Synthetic prompts of this length.")
-    ] = None,
-    output_tokens: Annotated[int | None, typer.Option(min=1, help="Length of answers.")] = None,
-    prompts: Annotated[
-        str, typer.Option(help="questions (of the handbook), conversations (yours), or a file.")
-    ] = "questions",
-    think_time: Annotated[
-        float, typer.Option(min=0, help="Mean seconds that a person thinks between questions.")
-    ] = 0.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before each run, not counted.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts and of the search.")] = 0,
+    requests: Requests = None,
+    duration: Duration = None,
+    input_tokens: InputTokens = None,
+    output_tokens: OutputTokens = None,
+    prompts: Prompts = "questions",
+    think_time: ThinkTime = 0.0,
+    warmup: Warmup = 2,
+    seed: Seed = 0,
     name: Annotated[
         str | None, typer.Option(help="Of the profile that is made. [tuned-MODEL]")
     ] = None,
@@ -76,8 +77,7 @@ def tune(
     Servers are started one after the other and ended. Ctrl-C keeps what was measured, and the same
     command goes on where it stopped. The result is a profile: gearshift serve MODEL --profile NAME.
     """
-    if requests is not None and duration is not None:
-        raise typer.BadParameter("give --requests or --duration, not both")
+    one_length(requests, duration)
     with reporting(as_json):
         from gearshift.bench.metrics import parse_goals
         from gearshift.bench.series import Wish

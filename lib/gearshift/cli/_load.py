@@ -1,0 +1,36 @@
+"""The options that say what people ask, the same in `bench` and `tune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Requests = Annotated[
+    int | None, typer.Option(min=1, help="Requests of a run. [four for each person]")
+]
+Duration = Annotated[
+    float | None, typer.Option(min=0.1, help="Instead: seconds in which requests are begun.")
+]
+InputTokens = Annotated[int | None, typer.Option(min=1, help="Synthetic prompts of this length.")]
+OutputTokens = Annotated[
+    int | None, typer.Option(min=1, help="Length of answers; exact where servers allow it.")
+]
+Prompts = Annotated[
+    str, typer.Option(help="questions (of the handbook), conversations (yours), or a file.")
+]
+ThinkTime = Annotated[
+    float, typer.Option(min=0, help="Mean seconds that a person thinks between questions.")
+]
+Warmup = Annotated[int, typer.Option(min=0, help="Requests before each run, not counted.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn by lot.")]
+
+
+def one_length(requests: int | None, duration: float | None) -> None:
+    """A run ends by count or by time.
+
+    Raises:
+        typer.BadParameter: both were given.
+    """
+    if requests is not None and duration is not None:
+        raise typer.BadParameter("give --requests or --duration, not both")
