@@ -117,6 +117,8 @@ def tune(
         try:
             search(tuning, settings, _Watch(), fresh=fresh)
         except GearshiftError as problem:
+            if not tuning.trials:  # nothing was measured: what was kept before stays as it is
+                raise
             _give_up(problem, keep(tuning, settings, name), as_json)
         found = keep(tuning, settings, name)
         if (nothing := failed(tuning)) is not None:

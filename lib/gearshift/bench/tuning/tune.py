@@ -8,17 +8,19 @@ further. What is known not to work is not started.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from gearshift import gpu
 from gearshift.bench.load import Progress
+from gearshift.bench.series import ANSWER_TOKENS, QUESTIONS
 from gearshift.bench.target import Target
 from gearshift.bench.tuning import retest
 from gearshift.bench.tuning.aim import Aim
@@ -47,6 +49,7 @@ from gearshift.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_QUESTION = 1500  # tokens of most questions about the handbook with their passages
 _MOST_PRUNED = 200  # settings that are not started, until nothing better is to be hoped for
 
 
@@ -109,14 +112,19 @@ def open_tuning(aim: Aim, settings: Settings) -> Tuning:
     if aim.gpus:
         gpus = tuple(one for one in gpus if str(one.index) in aim.gpus or one.uuid in aim.gpus)
     load = aim.load
-    longest = (load.input_tokens or 0) + (load.output_tokens or 0)
-    space = make_space(aim.parameters, Here(model, gpus, longest))
+    prompt = load.input_tokens or (_QUESTION if load.prompts == QUESTIONS else 0)
+    answer = load.output_tokens or ANSWER_TOKENS
+    space = make_space(aim.parameters, Here(model, gpus, prompt + answer))
     space = Space(space.parameters, dict(aim.choices) | space.fixed, space.defaults)
+    context = space.fixed.get("max_model_len") or model.number("max_position_embeddings")
+    if context:  # else short contexts would be asked less, and win by that
+        aim = replace(aim, load=replace(load, room=context - answer))
     machine = {
         "gpus": [one.name for one in gpus],
+        "cores": os.cpu_count(),
         "space": [(one.name, one.choices) for one in space.parameters],
         "fixed": space.fixed,
-        "vllm": str(engine.python(settings)),
+        "vllm": [str(engine.python(settings)), engine.version(settings)],
         "source": model.source,
     }
     return Tuning(aim, space, aim.name(machine))
@@ -261,7 +269,7 @@ class _Search:
             raise EngineError(
                 "start",
                 f"the model does not start with vLLM's defaults{cause}: {trial.reason}",
-                trial.fix or "see: gearshift serve MODEL --dry-run",
+                f"{trial.fix or 'see: gearshift serve MODEL --dry-run'}; then begin anew: --fresh",
             )
 
     # ---- measuring one
