@@ -37,6 +37,7 @@ from gearshift.bench import Wish, parse_goals  # noqa: E402
 from gearshift.bench.target import Target  # noqa: E402
 from gearshift.bench.tuning import Aim, Point, keep, open_tuning, tune  # noqa: E402
 from gearshift.bench.tuning.measure import once, warm  # noqa: E402
+from gearshift.bench.tuning.retest import Round  # noqa: E402
 from gearshift.bench.tuning.server import free_port, prepared, running  # noqa: E402
 from gearshift.engine import environment  # noqa: E402
 from gearshift.engine.profiles import in_words  # noqa: E402
@@ -46,7 +47,7 @@ SEQUENCES = (4, 16, 64, 128)
 TOKENS = (256, 1024, 4096)
 PEOPLE = 48
 GOALS = "p95 ttft < 2"
-LOAD = Wish(input_tokens=400, output_tokens=32)
+LOAD = Wish(requests=480, input_tokens=400, output_tokens=32)
 STARTS = 4
 
 
@@ -106,11 +107,7 @@ def take_turns(
 def ratios(row: dict[str, Any]) -> list[float]:
     """Answers in time, the setting's by those of the defaults beside it."""
     pairs = zip(row["own"], row["defaults"], strict=True)
-    return [
-        max(mine["goodput_per_s"], 0.5 / mine["seconds"])
-        / max(other["goodput_per_s"], 0.5 / other["seconds"])
-        for mine, other in pairs
-    ]
+    return [Round.of({"best": mine, "default": other}).ratio for mine, other in pairs]
 
 
 def show_grid(found: dict[str, Any]) -> dict[str, float]:

@@ -38,7 +38,7 @@ from gearshift.bench.tuning.server import (
 )
 from gearshift.bench.tuning.space import Here, Space, make_space
 from gearshift.bench.tuning.study import Study
-from gearshift.bench.tuning.trial import Outcome, Point, Setting, Trial
+from gearshift.bench.tuning.trial import Outcome, Point, Setting, Trial, best_of, started
 from gearshift.engine import environment as engine
 from gearshift.engine.models import find_model
 from gearshift.engine.profiles import in_words
@@ -82,13 +82,12 @@ class Tuning:
     @property
     def best(self) -> Trial | None:
         """The best so far that holds the goals with at least one person."""
-        good = [t for t in self.trials if t.outcome is Outcome.MEASURED and t.users > 0]
-        return max(good, key=lambda trial: trial.rank, default=None)
+        return best_of(self.trials)
 
     @property
     def starts(self) -> int:
         """Servers that the search has started; the proof afterwards is not in it."""
-        return sum(trial.outcome is not Outcome.PRUNED for trial in self.trials)
+        return started(self.trials)
 
 
 OnStep = Callable[[Tuning], None]
