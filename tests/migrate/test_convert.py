@@ -205,6 +205,40 @@ def test_what_is_there_already_is_not_touched(child, small, tmp_path):
     assert left(mine) == ["notes.txt"]
 
 
+def test_the_same_weights_are_the_same_wherever_they_lie(child, small, tmp_path):
+    settings = child(f"print(json.dumps({REPORT}))")
+    target = tmp_path / "out" / "new"
+    made = convert(small, target, settings, quiet)
+    moved = tmp_path / "moved" / "other.gguf"
+    moved.parent.mkdir()
+    small.rename(moved)
+    assert convert(moved, target, settings, quiet) == made
+
+    changed = bytearray(moved.read_bytes())
+    changed[-1] ^= 1  # as long as before
+    other = tmp_path / "changed.gguf"
+    other.write_bytes(changed)
+    with pytest.raises(EngineError, match="is not made from this file"):
+        convert(other, target, settings, quiet)
+    with pytest.raises(EngineError, match="is not made from this file"):
+        convert(moved, target, settings, quiet, template="another")
+
+
+def test_a_checkpoint_of_an_older_gearshift_is_known_by_its_files_name(child, small, tmp_path):
+    settings = child(f"print(json.dumps({REPORT}))")
+    target = tmp_path / "out" / "new"
+    convert(small, target, settings, quiet)
+    note = target / "gearshift.json"
+    kept = json.loads(note.read_text("utf-8"))
+    del kept["source"]["sha256"]
+    kept["source"]["file"] = f"/elsewhere/{small.name}"
+    note.write_text(json.dumps(kept), "utf-8")
+    assert convert(small, target, settings, quiet).identity == kept["source"]
+    renamed = small.rename(tmp_path / "renamed.gguf")
+    with pytest.raises(EngineError, match="is not made from this file"):
+        convert(renamed, target, settings, quiet)
+
+
 @pytest.mark.parametrize(
     ("what", "how", "words"),
     [

@@ -1,6 +1,8 @@
 """What the notebooks share does what its name says, and fails where it should."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from gearshift import notebook
 from gearshift.doctor import diagnose, make_log
 from gearshift.engine.forecast import Question, forecast
 from gearshift.errors import EngineError, ProviderError, Unreachable
+from gearshift.migrate.rollback import last_cut_over, roll_back, switch
 from gearshift.notebook import _show, _widgets
 from gearshift.providers import LLMServiceFactory
 from gearshift.rag import library
@@ -35,10 +38,40 @@ def test_a_notebook_works_with_the_env_file_of_the_project_that_it_lies_in(tmp_p
     monkeypatch.chdir(inside)
     assert notebook.begin().default_model == "tiny"
     assert Path.cwd() == tmp_path
-    notebook.borrow_env()
+
+
+def test_a_cut_over_in_a_notebook_leaves_a_real_one_its_way_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DEFAULT_MODEL=tiny\n")
+    switch("mine", "ollama", load_settings())
+    before = last_cut_over(load_settings())
+    real = (tmp_path / ".env").read_bytes()
+
+    borrowed = notebook.borrow_env(load_settings())
     assert Path.cwd().parent == load_settings().home_dir
-    Path(".env").write_text("DEFAULT_MODEL=other\n")
+    switch("theirs", "embedded", borrowed)
+    assert roll_back(borrowed)["exact"]
+    assert (tmp_path / ".env").read_bytes() == real
+    assert last_cut_over(load_settings()) == before
+    assert roll_back(load_settings())["exact"]
     assert (tmp_path / ".env").read_text() == "DEFAULT_MODEL=tiny\n"
+
+
+def test_what_a_killed_notebook_has_left_goes_with_the_next_one(embedding_home):
+    library.collection("notebook")  # a person's own, whatever it is called
+    mine = notebook.own_collection()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = library.collection(f"notebook-{ended.pid}-12ab")
+    copy = embedding_home / f"env-{ended.pid}-x7_"
+    copy.mkdir()
+    notebook.begin()
+    assert library.names() == sorted(["notebook", mine.name])
+    assert not copy.exists()
+    assert not (embedding_home / "index" / left.name).exists()
+    notebook.drop(mine)
+    notebook.drop(mine)
+    assert library.names() == ["notebook"]
 
 
 def test_commands_are_found_in_cells_of_bash():
@@ -89,15 +122,33 @@ def test_causes_are_shown_with_their_line(capsys):
 
 def test_the_fit_plan_can_be_moved(monkeypatch):
     shown = []
-    monkeypatch.setattr(_widgets, "_show", lambda *parts: shown.append(parts))
+    monkeypatch.setattr(_widgets, "show_widget", lambda *parts: shown.append(parts))
     notebook.fit_plan("Qwen/Qwen2.5-7B-Instruct", card="T4", gpus=1)
-    box, _, _ = shown[0]
+    box, html, text = shown[0]
     *fields, result = box.children
+    assert html == result.value
+    assert text.startswith("It does not fit.")
     gpus = next(f for f in fields if isinstance(f, widgets.IntSlider))
     assert "It does not fit." in result.value
     gpus.value = 2
     assert "It fits." in result.value
     assert "Qwen/Qwen2.5-7B-Instruct 2 2" in result.value
+
+
+def test_no_context_is_offered_that_the_model_does_not_have(monkeypatch):
+    shown = []
+    monkeypatch.setattr(_widgets, "show_widget", lambda *parts: shown.append(parts))
+    notebook.fit_plan("meta-llama/Llama-2-13b-chat-hf", card="L4", gpus=2)
+    box, _, text = shown[0]
+    assert text.startswith("It fits.")
+    model, *_, context, _, result = box.children
+    assert max(context.options) == context.value == 4096
+    model.value = "Qwen/Qwen2.5-7B-Instruct"
+    assert (max(context.options), context.value) == (32768, 4096)
+    context.value = 32768
+    model.value = "meta-llama/Llama-2-13b-chat-hf"
+    assert context.value == 4096
+    assert "It fits." in result.value
 
 
 def test_the_memory_of_a_plan_says_what_the_plan_says(as_text, capsys):
@@ -111,7 +162,7 @@ def test_the_memory_of_a_plan_says_what_the_plan_says(as_text, capsys):
 
 async def test_the_strip_is_live_and_ends(monkeypatch):
     shown = []
-    monkeypatch.setattr(_widgets, "_show", lambda *parts: shown.append(parts))
+    monkeypatch.setattr(_widgets, "show_widget", lambda *parts: shown.append(parts))
     began = time.monotonic()
     await notebook.watch(seconds=0.4, every=0.1)
     assert 0.3 < time.monotonic() - began < 5

@@ -6,6 +6,7 @@ is only read. What is not finished is thrown away; what is finished is never hal
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -91,9 +92,6 @@ def convert(
             `busy`); nothing is left behind then.
     """
     header = read_header(source)
-    identity = {
-        "file": str(source.resolve()), "bytes": source.stat().st_size, "template": template,
-    }  # fmt: skip
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -105,8 +103,12 @@ def convert(
     except Timeout:
         raise EngineError("busy", f"somebody else is converting into {target}", "wait") from None
     with lock:
-        if (done := _done(target, identity)) is not None:
+        if (done := _done(target, source, template)) is not None:
             return done
+        identity = {
+            "file": str(source.resolve()), "bytes": source.stat().st_size,
+            "sha256": _hash(source), "template": template,
+        }  # fmt: skip
         part = target.with_name(f".{target.name}.part")
         try:
             report = _unpacked(part, identity)
@@ -156,12 +158,30 @@ def converted(folder: Path) -> Checkpoint | None:
         return None
 
 
-def _done(target: Path, identity: dict[str, Any]) -> Checkpoint | None:
+def is_made_from(done: Checkpoint, source: Path) -> bool:
+    """Whether it was made from that file's contents, wherever they lay then."""
+    kept, size = done.identity, source.stat().st_size
+    if kept.get("bytes") != size:
+        return False
+    if kept.get("file") == str(source.resolve()):
+        return True
+    if "sha256" not in kept:  # by an older Gearshift: Ollama names files by their contents
+        return Path(str(kept.get("file"))).name == source.resolve().name
+    return bool(kept["sha256"] == _hash(source))
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _done(target: Path, source: Path, template: str | None) -> Checkpoint | None:
     """What an earlier conversion of that file has made."""
     if not target.exists():
         return None
     done = converted(target)
-    if done is not None and done.identity == identity:
+    same_template = done is not None and done.identity.get("template") == template
+    if done is not None and same_template and is_made_from(done, source):
         return done
     raise EngineError(
         "weights",

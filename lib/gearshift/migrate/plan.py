@@ -14,7 +14,7 @@ from gearshift.engine.gguf_header import read_header
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
 from gearshift.migrate.chat_template import translate
-from gearshift.migrate.convert import Checkpoint, converted
+from gearshift.migrate.convert import Checkpoint, converted, is_made_from
 from gearshift.migrate.go_template import TemplateError
 from gearshift.migrate.inventory import Item, gguf_of
 from gearshift.migrate.mapping import OLLAMA_DEFAULTS, Fate, Where, fates, request_defaults
@@ -121,7 +121,7 @@ def to_serve(item: Item, settings: Settings) -> Serving:
 
 def _is_made_from(done: Checkpoint, item: Item) -> bool:
     try:
-        return str(done.identity.get("file")) == str(gguf_of(item).resolve())
+        return is_made_from(done, gguf_of(item))
     except EngineError:
         return True  # Ollama is elsewhere: nothing speaks against it
 

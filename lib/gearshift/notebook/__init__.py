@@ -5,7 +5,8 @@ It shows what the library says, starts servers and ends them again. Needs the ex
 
 from __future__ import annotations
 
-from gearshift.notebook._begin import begin, borrow_env, on_purpose
+from gearshift.notebook._begin import begin, on_purpose
+from gearshift.notebook._borrowed import borrow_env, drop, own_collection
 from gearshift.notebook._servers import (
     SMALL_MODEL,
     free_port,
@@ -13,12 +14,14 @@ from gearshift.notebook._servers import (
     install_vllm,
     processes,
     progress,
+    ranks_here,
     serve,
     small_model,
     stop,
     tiny_model,
 )
 from gearshift.notebook._show import answer, causes, checks, memory, table, text
+from gearshift.notebook._tuning import tuning
 from gearshift.notebook._widgets import fit_plan, watch
 
 __all__ = [
@@ -28,19 +31,23 @@ __all__ = [
     "borrow_env",
     "causes",
     "checks",
+    "drop",
     "fit_plan",
     "free_port",
     "has_vllm",
     "install_vllm",
     "memory",
     "on_purpose",
+    "own_collection",
     "processes",
     "progress",
+    "ranks_here",
     "serve",
     "small_model",
     "stop",
     "table",
     "text",
     "tiny_model",
+    "tuning",
     "watch",
 ]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +13,7 @@ import pandas as pd
 
 from gearshift import __version__, logs
 from gearshift.errors import GearshiftError
+from gearshift.notebook._borrowed import clear_away
 from gearshift.notebook._show import text
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import ENV_FILE, Settings, load_settings
@@ -39,6 +37,7 @@ def begin() -> Settings:
     LLMServiceFactory.reset()
     settings = load_settings()
     logs.configure(settings, console=False)
+    clear_away(settings)
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
     os.environ.pop("FORCE_COLOR", None)  # by the kernel: commands would write for a terminal
@@ -47,18 +46,6 @@ def begin() -> Settings:
     pd.set_option("display.max_colwidth", None, "display.width", 120)
     print(f"Gearshift {__version__}, provider {settings.llm_provider}, state in {settings.home}")
     return settings
-
-
-def borrow_env() -> None:
-    """Goes to a folder with a copy of `.env`, if there is one: the real one stays as it is.
-
-    The folder goes with the notebook.
-    """
-    folder = tempfile.TemporaryDirectory(prefix="env-", dir=load_settings().home_dir)
-    if ENV_FILE.is_file():
-        shutil.copy(ENV_FILE, folder.name)
-    os.chdir(folder.name)
-    atexit.register(folder.cleanup)
 
 
 @contextmanager

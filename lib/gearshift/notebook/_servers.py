@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import shutil
 import socket
 import subprocess
 import time
@@ -13,17 +15,19 @@ from typing import Any
 
 import psutil
 
+from gearshift import gpu
 from gearshift.engine import environment, servers
 from gearshift.engine.environment import Engine
-from gearshift.engine.processes import alive
-from gearshift.engine.records import LIVING, Record
+from gearshift.engine.processes import alive, name_of, port_owner, processors, somebody_listens
+from gearshift.engine.records import LIVING, Record, State
 from gearshift.engine.start import Wish, carry_out, prepare
 from gearshift.errors import EngineError
 from gearshift.migrate.convert import convert
 from gearshift.migrate.serving import checkpoint_folder
 from gearshift.notebook import _tiny_child
+from gearshift.providers import LLMServiceFactory
 from gearshift.providers._llama_server import MODEL_NAME, weights
-from gearshift.settings import environment_for_vllm, load_settings
+from gearshift.settings import environment_for_vllm, load_settings, variable_name, visible_gpus
 
 SMALL_MODEL = "SmolLM2-135M-Instruct"
 """What the checkpoint of the embedded model is called."""
@@ -80,24 +84,28 @@ def tiny_model(heads: int = 8, kv_heads: int = 4) -> Path:
     """
     settings = load_settings()
     folder = checkpoint_folder(f"tiny-{heads}-{kv_heads}", settings)
-    if not (folder / "model.safetensors").is_file():
-        python = str(environment.python(settings))
+    if not folder.is_dir():
+        python, part = str(environment.python(settings)), folder.with_name(f".{folder.name}.part")
         made = subprocess.run(
-            [python, "-W", "ignore", _tiny_child.__file__, str(folder), str(heads), str(kv_heads)],
+            [python, "-W", "ignore", _tiny_child.__file__, str(part), str(heads), str(kv_heads)],
             capture_output=True,
             text=True,
             env=environment_for_vllm(),
         )
         if made.returncode != 0:
+            shutil.rmtree(part, ignore_errors=True)
             raise EngineError("model", made.stderr.strip()[-2000:], "gearshift engine check")
+        part.replace(folder)
     return folder
 
 
 def serve(model: Path | str, **wish: Any) -> Record:
     """Starts a vLLM server at `VLLM_BASE_URL` and waits until it is ready, its stages shown.
 
-    One that serves the model there already is taken as it is, and left by `stop`. The small model
-    answers to its Ollama name, too.
+    One that runs there with the same options is taken as it is, and left by `stop` unless this
+    notebook has started it. If the port is held by anything else, a free one is taken, and
+    `VLLM_BASE_URL` follows, in this process: `load_settings()` then has the new one. The small
+    model answers to its Ollama name, too.
 
     Args:
         wish: Fields of `Wish`, and of `Launch` in `choices`.
@@ -110,18 +118,48 @@ def serve(model: Path | str, **wish: Any) -> Record:
         wish.setdefault("names", (MODEL_NAME,))
     wanted = prepare(Wish(str(model), **wish), settings).record.launch
     there = servers.find_on(wanted.port, settings)
-    if there is not None and there.state in LIVING and there.launch.model == wanted.model:
+    if there is not None and there.state in LIVING and there.launch == wanted:
         print(f"{there.name} runs already")
         return servers.wait(wanted.port, settings)
+    port = wanted.port
+    if "port" not in wish and (holder := _holder(port, there)) is not None:
+        port = wish["port"] = free_port()
+        print(f"port {wanted.port} is held by {holder}; VLLM_BASE_URL is {_ask_at(port)} from now")
     show, began = progress(), time.monotonic()
-
-    def on_change(now: Record) -> None:
-        _started.add(now.launch.port)
-        show(now.stage, None)
-
-    record = carry_out(Wish(str(model), **wish), settings, on_change)
+    _started.add(port)  # before it is: whoever interrupts the start has started it
+    try:
+        record = carry_out(
+            Wish(str(model), **wish), load_settings(), lambda now: show(now.stage, None)
+        )
+    except EngineError:
+        _started.discard(port)
+        raise
     print(f"{record.name} is {record.state} after {time.monotonic() - began:.0f} s: {record.url}")
     return record
+
+
+def _holder(port: int, there: Record | None) -> str | None:
+    """Who has a port; `None` if nobody has, or whoever is leaving it."""
+    if there is not None and there.state in LIVING:
+        return None if there.state is State.STOPPING else there.name
+    if not somebody_listens(port):
+        return None
+    owner = port_owner(port)
+    return f"{name_of(owner.pid)} (pid {owner.pid})" if owner else "another program"
+
+
+def _ask_at(port: int) -> str:
+    """Makes this process, and what it starts, ask vLLM at another port; returns the address."""
+    url = os.environ[variable_name("vllm_base_url")] = f"http://localhost:{port}"
+    load_settings.cache_clear()
+    LLMServiceFactory.reset()
+    return url
+
+
+def ranks_here() -> int:
+    """How many ranks can be tried: the GPUs that may be used, or processors if there is no GPU."""
+    cards = len(gpu.look().gpus)
+    return min(cards, len(visible_gpus()) or cards) if cards else len(processors())
 
 
 def free_port() -> int:
@@ -130,17 +168,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def processes(record: Record) -> list[dict[str, str]]:
-    """Names and memory of the processes that belong to a server now, the largest first."""
+def processes(record: Record) -> list[dict[str, Any]]:
+    """The processes that belong to a server now, the largest first."""
     there = servers.find_on(record.launch.port, load_settings())
     found = []
     for process in there.tree if there else ():
         with suppress(psutil.NoSuchProcess):
             one = psutil.Process(process.pid)
-            found.append((one.memory_info().rss, one.name()))
+            found.append((one.memory_info().rss, one.name(), str(one.pid)))
     return [
-        {"process": name, "memory": f"{size / 2**30:.1f} GiB"}
-        for size, name in sorted(found, reverse=True)
+        {"process": name, "pid": pid, "memory": f"{size / 2**30:.1f} GiB"}
+        for size, name, pid in sorted(found, reverse=True)
     ]
 
 

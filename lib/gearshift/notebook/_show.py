@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -23,6 +23,20 @@ _MARKS = {"passed": "✓", "warning": "!", "failed": "✗", "refused": "✗", "u
 def both(html: str, text: str) -> None:
     """Displays the HTML where it can be shown, and the text where not."""
     display({"text/html": html, "text/plain": text}, raw=True)  # type: ignore[no-untyped-call]
+
+
+def show_widget(widget: Any, html: str, text: str) -> Callable[[str, str], None]:
+    """The widget where it lives; the HTML, or else the text, where the notebook is only read.
+
+    Returns:
+        What takes another HTML and text in their place.
+    """
+
+    def bundle(html: str, text: str) -> dict[str, Any]:
+        return {**widget._repr_mimebundle_(), "text/html": html, "text/plain": text}
+
+    shown = display(bundle(html, text), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    return lambda html, text: shown.update(bundle(html, text), raw=True)
 
 
 def text(words: str) -> None:
@@ -113,10 +127,11 @@ def answer(found: Answer) -> None:
 
 def memory(planned: Forecast) -> None:
     """Shows a fit plan: a bar of one GPU's memory, and what that means in words."""
-    both(memory_html(planned), "\n".join(_words(planned)))
+    both(memory_html(planned), "\n".join(memory_words(planned)))
 
 
-def _words(planned: Forecast) -> list[str]:
+def memory_words(planned: Forecast) -> list[str]:
+    """What a fit plan says, in lines."""
     found, setup = planned.fit, planned.setup
     verdict = {True: "It fits.", False: "It does not fit.", None: "Whether it fits is unknown."}
     lines = [" ".join([verdict[found.fits], *(f"{reason}." for reason in found.reasons)])]
@@ -153,6 +168,8 @@ def memory_html(planned: Forecast) -> str:
         f'background:{_COLORS[name]};color:#fff;padding:4px 0;text-align:center">{name}</div>'
         for name, gib in parts.items()
     )
-    lines = "<br>".join(re.sub(r"^(It [^.]*\.)", r"<b>\1</b>", escape(w)) for w in _words(planned))
+    lines = "<br>".join(
+        re.sub(r"^(It [^.]*\.)", r"<b>\1</b>", escape(w)) for w in memory_words(planned)
+    )
     frame = "display:flex;border:1px solid #888;border-radius:4px;overflow:hidden;margin:6px 0"
     return f'<div style="{frame}">{bar}</div><div>{lines}</div>'

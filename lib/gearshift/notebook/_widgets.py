@@ -8,7 +8,6 @@ from html import escape
 from typing import Any
 
 import ipywidgets as widgets
-from IPython.display import display
 
 from gearshift import gpu
 from gearshift.engine import host
@@ -18,35 +17,37 @@ from gearshift.engine.forecast import Question, forecast
 from gearshift.engine.models import known_models
 from gearshift.engine.monitor import Machine, machine_of
 from gearshift.errors import EngineError
-from gearshift.notebook._show import memory_html
+from gearshift.notebook._show import memory_html, memory_words, show_widget
 from gearshift.settings import load_settings
 
 _LENGTHS = [2**power for power in range(10, 18)]
+_USUAL_LENGTH = 8192
 _WIDE = widgets.Layout(width="28em")
-
-
-def _show(widget: Any, html: str, text: str) -> None:
-    """The widget where it lives; the HTML where the notebook is only read."""
-    bundle = widget._repr_mimebundle_()
-    bundle |= {"text/html": html, "text/plain": text}
-    display(bundle, raw=True)  # type: ignore[no-untyped-call]
 
 
 def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: int = 1) -> None:
     """The fit plan of `gearshift plan`, to move."""
     models = sorted(known_models(), key=str.lower)
+    context = widgets.SelectionSlider(options=_LENGTHS, description="context", layout=_WIDE)
     fields = {
         "model": widgets.Dropdown(options=models, value=model, description="model", layout=_WIDE),
         "gpu": widgets.Dropdown(options=known_cards(), value=card, description="GPU", layout=_WIDE),
         "gpus": widgets.IntSlider(gpus, 1, 8, description="GPUs", layout=_WIDE),
-        "max_model_len": widgets.SelectionSlider(
-            options=_LENGTHS, value=8192, description="context", layout=_WIDE
-        ),
+        "max_model_len": context,
         "utilization": widgets.FloatSlider(
             0.92, min=0.3, max=0.98, step=0.01, description="utilization", layout=_WIDE
         ),
     }
     result = widgets.HTML()
+
+    def fit_context(_change: Any = None, wanted: int | None = None) -> None:
+        """No longer contexts are offered than the model's own."""
+        wanted = wanted or context.value
+        own = forecast(Question(fields["model"].value), load_settings()).fit.max_model_len
+        context.options = [length for length in _LENGTHS if length <= own] or [own]
+        context.value = max(
+            [n for n in context.options if n <= wanted], default=min(context.options)
+        )
 
     def update(_change: Any = None) -> str:
         chosen = {name: field.value for name, field in fields.items()}
@@ -58,12 +59,14 @@ def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: in
             return problem.message
         command = shlex.join(serve_command(planned.launch))
         result.value = f"{memory_html(planned)}<code>{escape(command)}</code>"
-        return command
+        return "\n".join([*memory_words(planned), command])
 
+    fit_context(wanted=_USUAL_LENGTH)
+    fields["model"].observe(fit_context, "value")
     for field in fields.values():
         field.observe(update, "value")
-    command = update()
-    _show(widgets.VBox([*fields.values(), result]), result.value, command)
+    words = update()
+    show_widget(widgets.VBox([*fields.values(), result]), result.value, words)
 
 
 async def watch(seconds: float = 10.0, every: float = 0.5) -> None:
@@ -76,7 +79,7 @@ async def watch(seconds: float = 10.0, every: float = 0.5) -> None:
         machine, before = machine_of(gpu.look(), before, now), now
         strip.value = _strip(machine)
         if number == 0:
-            _show(strip, strip.value, _strip_text(machine))
+            show_widget(strip, strip.value, _strip_text(machine))
 
 
 _GIB = 1 << 30

@@ -293,6 +293,20 @@ class Collection(Store):
 Split = Callable[[StoredDocument], list[Passage]]
 
 
+def remove(name: str, home: Path) -> None:
+    """Removes a collection and everything in it; one that is not there is removed already.
+
+    Raises:
+        IndexFault: somebody is writing to it, or the disk refuses.
+    """
+    store = Store(name, home)
+    if _read_made(store._folder) is None:
+        return
+    with store._translated("removed"), store._writing:
+        (store._folder / "collection.json").unlink()  # from here on it is none
+        shutil.rmtree(store._folder)
+
+
 def rebuild(
     name: str,
     home: Path,

@@ -103,6 +103,15 @@ def rebuild(
     return index.rebuild(name, home, used, split, progress)
 
 
+def remove(name: str) -> None:
+    """Removes a collection and everything in it.
+
+    Raises:
+        IndexFault: somebody is writing to it, or the disk refuses.
+    """
+    index.remove(name, load_settings().home_dir)
+
+
 def mismatch(name: str) -> IndexMismatch | None:
     """Why a collection must be rebuilt before it is searched, as far as no provider is needed."""
     if stored_embedder(name, load_settings().home_dir) != MiniLM.name:

@@ -12,6 +12,14 @@ def _other_port(found: Found) -> Fix:
     return Fix(f"{text}with --port {port + 1}" if port else f"{text}with another --port")
 
 
+def _smaller_cache(found: Found) -> Fix:
+    free, total = found.number("free"), found.number("total")
+    other = f"end other programs: {free:g} of {total:g} GiB are free"
+    if free < 2:
+        return Fix(other)
+    return Fix(f"start with VLLM_CPU_KVCACHE_SPACE={int(free / 2)} (GiB), or {other}")
+
+
 SIGNATURES = (
     Signature(
         Cause.TORCH_ABI,
@@ -196,6 +204,15 @@ SIGNATURES = (
         "end other programs, take a smaller model, or give the container or WSL more memory",
         tier=Tier.GENERAL,
         unless=r"ollama|llama[ -](?:runner|server)",
+    ),
+    Signature(
+        Cause.HOST_MEMORY,
+        (
+            r"available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) gib\) on kv cache "
+            r"allocation is less than requested memory for kv \((?P<asked>[\d.]+) gib\)",
+        ),
+        "The KV cache that was asked for is larger than what the machine's own memory has free.",
+        _smaller_cache,
     ),
     Signature(
         Cause.HOST_MEMORY,
