@@ -118,7 +118,7 @@ def test_confidence_intervals_cover_the_median_as_often_as_they_say(repetitions)
     for seed in range(400):
         low, high = confidence_interval(dice.normal(10, 1, repetitions), seed, draws=1000)
         hits += low <= 10 <= high
-    assert 0.91 <= hits / 400 <= 0.99
+    assert 0.88 <= hits / 400 <= 0.98
 
 
 def test_nobody_knows_how_sure_two_values_are():

@@ -165,6 +165,7 @@ def test_the_best_setting_is_found_by_a_third_of_the_grids_starts_and_a_failed_o
     assert "answers in time" in start.profile.reasons["max_num_seqs"]
 
 
+@pytest.mark.soak
 def test_losers_are_stopped_after_one_load_and_settings_that_cannot_work_are_not_started(
     play, model
 ):
@@ -200,6 +201,7 @@ def test_the_defaults_are_fine_where_nothing_that_is_searched_matters(play, mode
     nothing_is_left(play)
 
 
+@pytest.mark.soak
 def test_nobody_holds_the_goals_and_the_nearest_is_told(play, model):
     play(batching=0.6)
     found = search(aim(model, parameters="max-num-seqs=4/8", starts=2))

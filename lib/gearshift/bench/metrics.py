@@ -265,10 +265,10 @@ def parse_goals(text: str) -> tuple[Goal, ...]:
 def confidence_interval(
     values: Iterable[float], seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float] | None:
-    """Of the median over repetitions, by bootstrap; `None` for fewer than three of them.
+    """At 95 %: of the median over repetitions, by bootstrap; `None` for fewer than three of them.
 
-    The medians of resampled values lie between the least and the greatest of them, which is less
-    than 95 % sure for fewer than six: of so few it is Student's t interval about their mean.
+    Of six to ten values that covers the true one 90 to 96 times in a hundred, and more would be
+    claimed than is known of fewer: of three to five it is Student's t interval about their mean.
     """
     known = np.array([value for value in values if math.isfinite(value)])
     if len(known) < 3:

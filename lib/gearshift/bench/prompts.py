@@ -135,7 +135,7 @@ def synthetic(requests: int, seed: int | str, words: int, mark: str = "") -> lis
         chosen = dice.choices(_WORDS, k=max(1, words))
         if mark:
             chosen[:_MARKED] = first.choices(_WORDS, k=len(chosen[:_MARKED]))
-        sessions.append([(Message("user", " ".join(chosen)),)])
+        sessions.append([_asked(" ".join(chosen))])
     return sessions
 
 
