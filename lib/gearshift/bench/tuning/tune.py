@@ -316,6 +316,10 @@ class _Search:
             trial.outcome = Outcome.MEASURED
             if users == 0:
                 trial.reason = "it does not hold the goals with one person"
+        if invalid := next((point.invalid for point in trial.points if point.invalid), None):
+            trial.reason = "; ".join(
+                filter(None, (trial.reason, f"a load does not count: {invalid}"))
+            )
 
     def _note_failure(self, trial: Trial, start: Start, failed: StartFailed) -> None:
         trial.outcome, trial.reason = Outcome.FAILED, failed.failure.message
