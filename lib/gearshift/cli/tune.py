@@ -165,7 +165,8 @@ def ended(trial: Trial) -> str:
     words = f"{trial.label}: {in_words(trial.setting)}"
     if trial.outcome is Outcome.MEASURED:
         goodput = trial.goodput_per_s or 0.0
-        return f"{words}: {trial.users} at once, {goodput:.2f} answers a second in time"
+        told = f"{words}: {trial.users} at once, {goodput:.2f} answers a second in time"
+        return f"{told} ({trial.reason})" if trial.reason else told
     cause = f" ({trial.cause})" if trial.cause else ""
     return f"{words}: {trial.outcome}{cause}: {trial.reason}"
 
