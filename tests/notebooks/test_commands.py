@@ -2,15 +2,24 @@
 
 import re
 import shlex
+from itertools import pairwise
 
 import nbformat
 import pytest
 import typer.main
 
+from gearshift import notebook
+from gearshift.bench import parse_goals
+from gearshift.bench.scenarios import SCENARIOS
+from gearshift.bench.tuning import Aim, space
 from gearshift.cli import app
+from gearshift.doctor.checks import system
 from gearshift.engine.cards import find_card
 from gearshift.engine.fit import Setup, utilization
 from gearshift.engine.profiles import PROFILES
+from gearshift.providers import _fallback, _llama_server
+from gearshift.rag import citations
+from gearshift.settings import PROVIDERS
 from places import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -18,6 +27,20 @@ PAGES = [*sorted((ROOT / "data" / "handbook").glob("*.md")), *NOTEBOOKS, ROOT / 
 COMMANDS = typer.main.get_command(app)
 _SPAN = re.compile(r"`(gearshift [^`\n]+)`")
 _LINE = re.compile(r"(?m)^(?:\.venv/bin/)?(gearshift [^\n#|]+)")
+
+
+def goals(text):
+    parse_goals(text)
+    return True
+
+
+VALUES = {
+    "--scenario": SCENARIOS.__contains__,
+    "--profile": lambda name: name in PROFILES or name.startswith("tuned-") or name.isupper(),
+    "--provider": lambda name: name in PROVIDERS or name.isupper(),
+    "--slo": goals,
+}
+"""Whether a value of an option is one."""
 
 
 def words(path):
@@ -44,7 +67,13 @@ def problem(command):
         here, parts = found, parts[1:]
     known = {name for option in here.params for name in [*option.opts, *option.secondary_opts]}
     given = {part.partition("=")[0] for part in parts if re.match(r"--?[a-z]", part)}
-    return f"no option {sorted(given - known)}" if given - known - {"--help"} else None
+    if given - known - {"--help"}:
+        return f"no option {sorted(given - known)}"
+    joined = [part.partition("=")[::2] for part in parts if "=" in part]
+    for option, value in [*pairwise(parts), *joined]:
+        if option in VALUES and not VALUES[option](value.strip("`,.")):
+            return f"{option} cannot be {value}"
+    return None
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -59,6 +88,38 @@ def test_commands_are_found_and_wrong_ones_are_seen():
     assert problem("gearshift migrate plan --document plan.md") is None
     assert problem("gearshift engine instal") == "no command instal"
     assert problem("gearshift plan MODEL --graphics-card L4") == "no option ['--graphics-card']"
+    assert problem("gearshift bench --scenario many") is None
+    assert problem("gearshift bench --scenario few") == "--scenario cannot be few"
+    assert problem("gearshift serve M --profile=quick") == "--profile cannot be quick"
+
+
+def test_functions_of_the_notebooks_that_exercises_name_exist():
+    told = {name for path in NOTEBOOKS for name in re.findall(r"notebook\.(\w+)", words(path))}
+    assert told - {*notebook.__all__} == set()
+    assert len(told) > 3
+
+
+def test_numbers_that_notebooks_tell_are_those_of_the_code():
+    text = " ".join("\n".join(map(words, NOTEBOOKS)).split())
+    for told in (
+        f"left alone for {_fallback.Breaker.COOL_DOWN:g} seconds",
+        f"from {citations.THRESHOLD:g} on it counts as supported",
+        f"{_SMALL[Aim.starts]} starts and {_SMALL[Aim.rounds]} rounds of proof",
+        f"A processor takes {space._CPU_SEQUENCES} at once",
+        f"the embedded model answers {_SMALL[_llama_server._SLOTS]} at a time",
+    ):
+        assert told in text, told
+
+
+_SMALL = {2: "two", 5: "five", 12: "twelve"}
+
+
+def test_the_pythons_that_are_told_are_those_that_the_doctor_advises():
+    first, beyond = sorted(map(int, re.findall(r"3\.(\d+)", str(system._ADVISED))))
+    told = f"Python 3.{first} to 3.{beyond - 1}"
+    second = next(path for path in NOTEBOOKS if path.name.startswith("02"))
+    for page in (second, ROOT / "data" / "handbook" / "04-installing-vllm.md"):
+        assert told in words(page)
 
 
 def test_the_profiles_are_those_of_the_handbooks_table():

@@ -4,23 +4,31 @@ import ast
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from run_notebooks import digest
 
 from gearshift.doctor.checks import CHECKS
-from gearshift.engine import servers
+from gearshift.engine import environment, servers
 from gearshift.engine.processes import alive
+from gearshift.engine.records import STARTS
 from gearshift.engine.start import Wish, carry_out
 from gearshift.migrate.convert import convert
 from gearshift.migrate.serving import checkpoint_folder
 from gearshift.notebook import SMALL_MODEL
+from gearshift.providers import run as on_loop
 from gearshift.providers._llama_server import MODEL_NAME, weights
+from gearshift.providers.vllm import VLLMService
+from gearshift.rag.index import collections
 from gearshift.settings import Settings
 from places import ROOT, free_port
 
@@ -28,12 +36,21 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NAMES = [path.name for path in PATHS]
 WITH_SERVERS = [path for path in PATHS if not path.name.startswith(("01", "02"))]
-WITHOUT = [path for path in PATHS if not path.name.startswith(("04", "07"))]
-"""Those that need none, or skip what does: 04 would install vLLM, 07 has nothing else to do."""
+WITHOUT = [path for path in reversed(PATHS) if not path.name.startswith(("04", "07"))]
+"""Those that need none, or skip what does: 04 would install vLLM, 07 has nothing else to do.
+
+From the last to the first: each can be run alone.
+"""
 ASKS_OLLAMA = ("03", "08")
 """Not 07: to measure an Ollama that is only there to be asked would take minutes."""
 SHARING = ("03", "06", "07")
 """Who would each start the same server: starting one takes most of their time."""
+PORT_TAKEN = "05"
+"""Where somebody else holds the port that it would take."""
+STARTED = {"04": 1, "05": 1, "06": 3, "08": 1, "09": 2}
+"""The servers that each starts, those of a search and those that fail among them."""
+TOGETHER = 600  # seconds, on two cores that have nothing else to do
+_took: dict[str, float] = {}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +82,7 @@ def clean(shared_home, monkeypatch):
     scratch = Path(tempfile.mkdtemp(prefix="nb"))  # a short path: sockets have room for 100 bytes
     monkeypatch.setenv("TMPDIR", str(scratch))
     settings = Settings(home=shared_home, _env_file=None)
+    known = {*collections(shared_home), "sample"}
 
     def living():
         return {
@@ -83,6 +101,8 @@ def clean(shared_home, monkeypatch):
     shutil.rmtree(scratch)
     assert left == {}
     assert files == []
+    assert {*collections(shared_home)} <= known
+    assert [*shared_home.glob("env-*")] == []
 
 
 def run(path, folder):
@@ -92,31 +112,74 @@ def run(path, folder):
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "900"]
     command += ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", copy.name]
+    began = time.monotonic()
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    _took[f"{path.name} {len(_took)}"] = time.monotonic() - began
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [file.name for file in folder.iterdir()] == [copy.name]
 
 
-# They start servers of their own, and take minutes on a machine that is quiet.
-@pytest.mark.soak
+def starts(home):
+    """How many servers were started there, by their logs."""
+    logs = (home / "logs").glob("vllm_*.log")
+    return sum(log.read_text("utf-8", "replace").count(STARTS) for log in logs)
+
+
+def answered(server, home):
+    """How many requests a server has answered."""
+    settings = Settings(home=home, vllm_base_url=server.url, _env_file=None)
+    metrics = on_loop(VLLMService(settings).metrics())
+    counts = re.findall(r"(?m)^vllm:request_success_total\{.*\} ([\d.e+]+)$", metrics)
+    return sum(map(float, counts))
+
+
 @pytest.mark.parametrize("path", WITH_SERVERS, ids=lambda path: path.name)
 def test_a_notebook_runs_anywhere_and_shows_what_is_committed(
-    path, request, engine_python, tmp_path, monkeypatch
+    path, request, engine_python, shared_home, tmp_path, monkeypatch
 ):
+    number, url = path.name[:2], os.environ.get("OLLAMA_TEST_URL")
     monkeypatch.setenv("GEARSHIFT_VLLM_PYTHON", str(engine_python))
-    if path.name.startswith(SHARING):
-        monkeypatch.setenv("VLLM_BASE_URL", request.getfixturevalue("shared_server").url)
-    url = os.environ.get("OLLAMA_TEST_URL")
-    if url and path.name.startswith(ASKS_OLLAMA):
+    if url and number in ASKS_OLLAMA:
         monkeypatch.setenv("OLLAMA_BASE_URL", url)
+    shared = request.getfixturevalue("shared_server") if number in SHARING else None
+    if shared:
+        monkeypatch.setenv("VLLM_BASE_URL", shared.url)
     request.getfixturevalue("clean")
-    run(path, tmp_path / "elsewhere")
+    before = starts(shared_home), shared and answered(shared, shared_home)
+    with ExitStack() as held:
+        if number == PORT_TAKEN:
+            port = int(os.environ["VLLM_BASE_URL"].rpartition(":")[2])
+            held.enter_context(socket.create_server(("127.0.0.1", port)))
+        run(path, tmp_path / "elsewhere")
+    # A run that has skipped everything would be green, too.
+    wanted = 0 if number == "08" and not url else STARTED.get(number, 0)
+    assert starts(shared_home) - before[0] == wanted
+    assert not shared or answered(shared, shared_home) > before[1]
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("path", WITHOUT, ids=lambda path: path.name)
 def test_a_notebook_says_what_it_skips_where_there_is_no_server(path, clean, tmp_path):
     run(path, tmp_path / "elsewhere")
+
+
+def test_an_ollama_without_vllm_can_be_looked_at(real_ollama, clean, tmp_path, monkeypatch):
+    monkeypatch.setenv("OLLAMA_BASE_URL", real_ollama)
+    (path,) = (path for path in PATHS if path.name.startswith("08"))
+    run(path, tmp_path / "elsewhere")
+
+
+def test_together_they_take_less_than_ten_minutes():
+    if psutil.getloadavg()[2] > 1.5 * os.cpu_count():
+        pytest.skip("this machine has other things to do, so it cannot tell")
+    assert sum(_took.values()) < TOGETHER, _took
+
+
+@pytest.mark.soak
+def test_the_notebook_that_installs_vllm_does(clean, engine_python, shared_home, tmp_path):
+    (path,) = (path for path in PATHS if path.name.startswith("04"))
+    run(path, tmp_path / "elsewhere")
+    assert environment.installed(Settings(home=shared_home, _env_file=None))
+    environment.remove(Settings(home=shared_home, _env_file=None))
 
 
 @pytest.fixture(params=PATHS, ids=NAMES)

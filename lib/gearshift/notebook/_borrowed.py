@@ -11,10 +11,12 @@ import re
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from gearshift.errors import IndexFault
 from gearshift.rag import library
 from gearshift.rag.index import Collection, collections, remove
 from gearshift.settings import ENV_FILE, Settings
@@ -52,7 +54,8 @@ def borrow_env(settings: Settings) -> Settings:
 
 
 def _give_back(folder: Path, before: Path) -> None:
-    os.chdir(before)
+    with suppress(OSError):
+        os.chdir(before)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -64,7 +67,8 @@ def clear_away(settings: Settings) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for name in collections(home):
         if _is_left(name):
-            remove(name, home)
+            with suppress(IndexFault):  # it stays until the disk allows it
+                remove(name, home)
 
 
 def _is_left(name: str) -> bool:

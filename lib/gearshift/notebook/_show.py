@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
 
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 
 from gearshift.doctor import Report
 from gearshift.engine.forecast import Forecast
@@ -35,7 +35,8 @@ def show_widget(widget: Any, html: str, text: str) -> Callable[[str, str], None]
     def bundle(html: str, text: str) -> dict[str, Any]:
         return {**widget._repr_mimebundle_(), "text/html": html, "text/plain": text}
 
-    shown = display(bundle(html, text), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    shown = DisplayHandle()  # type: ignore[no-untyped-call]
+    shown.display(bundle(html, text), raw=True)  # type: ignore[no-untyped-call]
     return lambda html, text: shown.update(bundle(html, text), raw=True)
 
 

@@ -6,7 +6,7 @@ from html import escape
 
 import ipywidgets as widgets
 
-from gearshift.bench.tuning import Aim, Outcome, Trial, Tuning, open_tuning
+from gearshift.bench.tuning import Aim, Outcome, Point, Trial, Tuning, open_tuning
 from gearshift.bench.tuning import tune as search
 from gearshift.engine.profiles import in_words
 from gearshift.notebook._show import show_widget
@@ -51,10 +51,10 @@ def _loads(now: Tuning) -> list[tuple[list[str], float]]:
     found = []
     for trial in now.trials:
         for point in trial.points:
-            told = [f"{goal}: {_seconds(value)}" for goal, value in point.figures.items()]
             people = f"{point.users} at once"
             verdict = "holds" if point.holds else "does not hold"
-            found.append(([in_words(trial.setting), people, *told, verdict], _share(point.margin)))
+            words = [in_words(trial.setting), people, *_told(point), verdict]
+            found.append((words, _share(point.margin)))
         if trial.outcome in (Outcome.FAILED, Outcome.PRUNED):
             found.append(([in_words(trial.setting), str(trial.outcome), _why(trial)], 0.0))
     return found
@@ -62,6 +62,15 @@ def _loads(now: Tuning) -> list[tuple[list[str], float]]:
 
 def _share(margin: float | None) -> float:
     return 2.0 if margin is None else min(margin, 2.0)
+
+
+def _told(point: Point) -> list[str]:
+    """What the goals look at; a load that was given up has only its quickest answers to tell."""
+    if point.failed:
+        return [f"{point.failed} of {point.requests} failed"]
+    if point.margin is None:
+        return ["given up: the goals were missed"]
+    return [f"{goal}: {_seconds(value)}" for goal, value in point.figures.items()]
 
 
 def _seconds(value: float | None) -> str:

@@ -1,0 +1,104 @@
+"""A newcomer in JupyterLab: from the first notebook to the end of the fourth, without an edit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+
+from gearshift.engine import environment, servers
+from gearshift.settings import Settings
+from places import ROOT, free_port
+
+pytestmark = pytest.mark.soak  # vLLM is installed, and started for the first time
+
+FIRST = ["01_first_answer", "02_installation_checks", "03_providers", "04_first_vllm_server"]
+_LONGEST = 900  # seconds for a notebook
+
+
+class Lab:
+    """JupyterLab on copies of the notebooks, as `make notebooks` starts it."""
+
+    def __init__(self, folder, home):
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        for path in (ROOT / "notebooks").glob("*.ipynb"):
+            shutil.copy(path, folder)
+        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"]
+        command += [f"--port={self.port}", "--IdentityProvider.token=", f"--notebook-dir={folder}"]
+        # Neither a vLLM of the tests nor settings of theirs: what a newcomer has.
+        inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GEARSHIFT_", "HF_"))}
+        variables = {"GEARSHIFT_HOME": str(home), "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter")}
+        with (home / "lab.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, cwd=folder, env=inherited | variables, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 60
+        while not self.ask("/api/status"):
+            assert time.monotonic() < deadline, (home / "lab.log").read_text()
+            time.sleep(0.2)
+
+    def ask(self, path):
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as found:
+                return json.load(found)
+        except OSError:
+            return None
+
+    def is_idle(self):
+        kernels = self.ask("/api/kernels") or []
+        return bool(kernels) and all(one["execution_state"] == "idle" for one in kernels)
+
+    def end(self):
+        self._process.terminate()
+        self._process.wait(60)
+
+
+@pytest.fixture
+def lab(tmp_path, home):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    started = Lab(folder, home)
+    yield started
+    started.end()
+    settings = Settings(home=home, _env_file=None)
+    for record in servers.status(settings):
+        servers.stop(record, settings, 0.0)
+    environment.remove(settings)
+
+
+def cells_after(page, lab, name):
+    """The code cells, as they were saved after a run from top to bottom."""
+    page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset")
+    page.locator(".jp-NotebookPanel .jp-CodeCell").first.wait_for()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    deadline, quiet = time.monotonic() + _LONGEST, 0
+    while quiet < 5:
+        assert time.monotonic() < deadline, f"{name} does not come to its end"
+        time.sleep(1)
+        quiet = quiet + 1 if lab.is_idle() else 0
+    before = (lab.folder / f"{name}.ipynb").stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    while (lab.folder / f"{name}.ipynb").stat().st_mtime_ns == before:
+        assert time.monotonic() < deadline, f"{name} is not saved"
+        time.sleep(0.2)
+    saved = nbformat.read(lab.folder / f"{name}.ipynb", as_version=4)
+    return [cell for cell in saved.cells if cell.cell_type == "code"]
+
+
+def test_from_the_first_notebook_to_the_end_of_the_fourth(lab, visit):
+    page = visit("about:blank")
+    for name in FIRST:
+        cells = cells_after(page, lab, name)
+        wrong = [out for cell in cells for out in cell.outputs if out.output_type == "error"]
+        assert wrong == [], name
+        warned = [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
+        assert warned == [], name
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), name
