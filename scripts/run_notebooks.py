@@ -1,8 +1,7 @@
 """Runs the notebooks and writes what they show into them: `python scripts/run_notebooks.py [NN …]`.
 
 They share a home, `build/notebooks`; `.engine` is their vLLM, but 04, which installs one, gets a
-home of its own. A real Ollama is taken where `OLLAMA_TEST_URL` names one, but for 07: one that is
-only there to be asked has no speed that is worth a page. What changes with the
+home of its own. A real Ollama is taken where `OLLAMA_TEST_URL` names one. What changes with the
 machine is not kept: paths, times of execution, the state of widgets (what they show is, as HTML).
 """
 
@@ -26,10 +25,11 @@ NOTEBOOKS = ROOT / "notebooks"
 HOME = ROOT / "build" / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 INSTALLS_VLLM = "04"
-MEASURES_OLLAMA = "07"
 
 
 def main(*wanted: str) -> None:
+    if url := os.environ.get("OLLAMA_TEST_URL"):
+        os.environ["OLLAMA_BASE_URL"] = url
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not wanted or path.name.startswith(wanted):
             began = time.monotonic()
@@ -45,9 +45,6 @@ def run(path: Path, folder: Path) -> None:
         home = folder / "home"
         del os.environ["GEARSHIFT_VLLM_PYTHON"]
     os.environ["GEARSHIFT_HOME"] = str(home)
-    os.environ.pop("OLLAMA_BASE_URL", None)
-    if (url := os.environ.get("OLLAMA_TEST_URL")) and not path.name.startswith(MEASURES_OLLAMA):
-        os.environ["OLLAMA_BASE_URL"] = url
     notebook = nbformat.read(path, as_version=4)
     work = folder / path.stem
     work.mkdir()
