@@ -121,6 +121,7 @@ def test_confidence_intervals_cover_the_median_as_often_as_they_say(repetitions)
     assert 0.88 <= hits / 400 <= 0.98
 
 
-def test_nobody_knows_how_sure_two_values_are():
+def test_nobody_knows_how_sure_two_values_are_and_no_time_is_below_zero():
+    assert confidence_interval([0.001, 0.002, 0.02])[0] > 0
     assert confidence_interval([1.0, 2.0]) is None
     assert confidence_interval([1.0, 2.0, 3.0], 5) == confidence_interval([1.0, 2.0, 3.0], 5)

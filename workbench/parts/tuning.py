@@ -99,7 +99,7 @@ def _loads(found: dict[str, Any]) -> None:
     st.markdown(f"**{plain(goal['words'])}: every load that was measured**")
     below = {"orient": "bottom", "labelLimit": 280, "title": None}
     base = alt.Chart(pd.DataFrame(rows)).encode(
-        x=alt.X("people:Q", title="people at once"),
+        x=alt.X("people:Q", title="people at once", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("seconds:Q", title="seconds"),
         color=alt.Color("setting:N", legend=alt.Legend(**below, columns=1)),
         tooltip=["setting", "people", alt.Tooltip("seconds:Q", format=".3f"), "load"],

@@ -62,5 +62,5 @@ class Job(Background):
             self.series = series
             measure(series, cancel=self.cancelled)
         self.problem = series.problem or nothing_measured(series)
-        if series.measured:
+        if any(one.run.requests for one in series.measured):
             self.name = runs.keep(finished(series), load_settings().home_dir)

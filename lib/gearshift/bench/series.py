@@ -176,7 +176,7 @@ def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
         for users in wish.users or (None,):
             for target in series.targets:
                 people = f"{users} at once" if users else f"{wish.rate:g} arrivals a second"
-                series.now = f"{target.label}: {people}"
+                series.now = f"{target.label}: {people}" + (", warming up" if wish.warmup else "")
                 series.progress = Progress()
                 step(series)
                 # The same prompts for each target, others for each repetition and number of people.
@@ -251,6 +251,7 @@ class _Maker:
         workload = self.workload(wanted, number)
 
         def progress(now: Progress) -> None:
+            series.now = series.now.removesuffix(", warming up")
             series.progress = now
             step(series)
 
@@ -398,5 +399,5 @@ def nothing_measured(series: Series) -> GearshiftError | None:
         return GearshiftError(words, hint="start the server, or check the address")
     return GearshiftError(
         f"not one request was answered: {words}",
-        hint="ask the server something yourself: gearshift ask QUESTION",
+        hint="see the server's log; or name another model (--model), or shorter prompts",
     )

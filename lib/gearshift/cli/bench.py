@@ -135,7 +135,11 @@ def bench(
         raise typer.BadParameter("a scenario says itself whom it measures, and how many ask")
     if url and provider and len(provider) > 1:
         raise typer.BadParameter("an address is that of one provider")
-    users = _numbers(concurrency) if concurrency else (() if rate else (1,))
+    if rate and think_time:
+        raise typer.BadParameter("who arrives at a rate does not think between questions")
+    if input_tokens and prompts != "questions":
+        raise typer.BadParameter("prompts are synthetic (--input-tokens) or given (--prompts)")
+    users = _numbers(concurrency) if concurrency is not None else (() if rate else (1,))
     one_length(requests, duration)
     with reporting(as_json):
         if report is not None:
@@ -164,7 +168,8 @@ def bench(
             raise problem
         found = finished(series)
         home = load_settings().home_dir
-        found["name"] = runs.keep(found, home)
+        asked = any(one.run.requests for one in series.measured)
+        found["name"] = runs.keep(found, home) if asked else None
         if report is not None:
             _write(report, html(found))
         if as_json:
@@ -306,15 +311,30 @@ def _show(found: dict[str, Any]) -> None:
             sure.add_row(*cells)
         out.print(sure)
     for goal in found["wish"]["goals"]:
-        met = [str(r["concurrency"]) for r in found["runs"] if r["goals_met"].get(goal)]
-        out.print(f"{goal}: met with {', '.join(met)} at once" if met else f"{goal}: never met")
+        out.print(f"{goal}: {_met(goal, found['runs'])}")
     if found["wish"]["goals"]:
         within = ", ".join(f"{run['goodput_per_s'] or 0:.2f}" for run in found["runs"])
         out.print(f"goodput, answers a second within all goals: {within}")
     if found["crossover"]:
         out.print(found["crossover"]["sentence"], style="bold", markup=False)
     used = f"the client used {found['client_cpu_percent']:.0f} % of a core at most"
-    out.print(f"{used}; kept as {found['name']}", style="dim", markup=False)
+    kept = f"kept as {found['name']}" if found["name"] else "nothing was kept"
+    out.print(f"{used}; {kept}", style="dim", markup=False)
+
+
+def _met(goal: str, runs: list[dict[str, Any]]) -> str:
+    """With how many people a goal was met, and in how many of the runs that count."""
+    counts: dict[str, list[bool]] = {}
+    for run in runs:
+        if not run["invalid"]:
+            people = "the open loop" if run["concurrency"] is None else str(run["concurrency"])
+            counts.setdefault(people, []).append(bool(run["goals_met"].get(goal)))
+    told = (
+        people + ("" if len(met) == 1 else f" ({sum(met)} of {len(met)} runs)")
+        for people, met in counts.items()
+        if any(met)
+    )
+    return "met with " + ", ".join(told) if any(map(any, counts.values())) else "never met"
 
 
 def in_time(seconds: float | None) -> str:

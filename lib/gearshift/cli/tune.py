@@ -147,7 +147,7 @@ class _Watch:
 
     def __call__(self, tuning: Tuning) -> None:
         if self._ended == 0 and tuning.trials and not self._now:
-            err.print(f"{len(tuning.trials)} settings were measured before: going on there")
+            err.print(f"known settings, measured before: {len(tuning.trials)}; going on there")
             self._ended = len(tuning.trials)
         if tuning.now and tuning.now != self._now:
             err.print(tuning.now, style="dim", markup=False, soft_wrap=True)
@@ -162,7 +162,8 @@ def ended(trial: Trial) -> str:
     from gearshift.bench.tuning.trial import Outcome
     from gearshift.engine.profiles import in_words
 
-    words = f"{trial.label}: {in_words(trial.setting)}"
+    words = in_words(trial.setting)
+    words = words if words == trial.label else f"{trial.label}: {words}"
     if trial.outcome is Outcome.MEASURED:
         goodput = trial.goodput_per_s or 0.0
         told = f"{words}: {trial.users} at once, {goodput:.2f} answers a second in time"

@@ -64,7 +64,9 @@ def sentence(tuning: Tuning) -> str:
     if what is Verdict.UNPROVEN and best is default:
         return f"vLLM's defaults hold {_goals(tuning)} with {people}; nothing else was measured."
     if best is default:
-        return f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
+        fine = f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
+        limit = f" More than {best.users} were not tried (--max-users)."
+        return fine + (limit if best.users >= tuning.aim.most else "")
     if found is None or found.interval is None:
         return f"{words} was the best in the search ({people}); whether by chance is not proven."
     told = _told(found.gain, *found.interval)
