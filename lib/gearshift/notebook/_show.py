@@ -37,7 +37,7 @@ def show_widget(widget: Any, html: str, text: str) -> Callable[[str, str], None]
 
     shown = DisplayHandle()  # type: ignore[no-untyped-call]
     shown.display(bundle(html, text), raw=True)  # type: ignore[no-untyped-call]
-    return lambda html, text: shown.update(bundle(html, text), raw=True)
+    return lambda html, text: shown.update(bundle(html, text), raw=True)  # type: ignore[no-untyped-call]
 
 
 def text(words: str) -> None:
