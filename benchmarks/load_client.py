@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -46,8 +47,10 @@ from gearshift.settings import Settings, environment_for_vllm  # noqa: E402
 from known_server import KnownServer  # noqa: E402
 from places import free_port  # noqa: E402
 
-WORDS, TOKENS = 8, 64
-REQUESTS, REQUESTS_OF_VLLM = 64, 256  # the real one varies more: longer runs
+TOKENS = 64
+# Requests and words of a prompt. The real vLLM gets prompts that it works on for a while: of short
+# ones the times are mostly those of the clients, and of two busy cores.
+OF_KNOWN, OF_VLLM = (64, 8), (96, 50)
 # Larger than the tests' model: there vLLM's API server is slower than the engine behind it, tokens
 # come in lumps, and no two runs are alike.
 MODEL = (
@@ -60,16 +63,25 @@ METRICS = ("ttft", "tpot", "itl")
 Figures = dict[str, float]
 
 
-def prompts(requests: int, number: int) -> list[str]:
-    return [session[0][0].content for session in synthetic(requests, number, WORDS)]
+class Asked(NamedTuple):
+    """A load: people, requests in all, words of each prompt."""
+
+    users: int
+    requests: int
+    words: int
 
 
-def ours(url: str, model: str, users: int, requests: int, number: int) -> tuple[Figures, float]:
+def prompts(asked: Asked, number: int) -> list[str]:
+    sessions = synthetic(asked.requests, number, asked.words)
+    return [session[0][0].content for session in sessions]
+
+
+def ours(url: str, model: str, asked: Asked, number: int) -> tuple[Figures, float]:
     """Figures in seconds, and the client's share of a core in percent."""
     target = find_target(find_service("vllm", url), model)
-    sessions = synthetic(requests + 8, number, WORDS)
+    sessions = synthetic(asked.requests + 8, number, asked.words)
     workload = Workload.of("synthetic", sessions)
-    load = Load(users, requests, warmup=1)
+    load = Load(asked.users, asked.requests, warmup=1)
     run = run_load(target.wire(TOKENS, exactly=True), workload, load, target.service.budgets)
     assert not run.failed, run.failures
     return figures(run), run.client_cpu_percent
@@ -84,19 +96,19 @@ def figures(run: Run) -> Figures:
 
 
 def theirs(
-    python: Path, url: str, model: str, users: int, requests: int, number: int, folder: Path
+    python: Path, url: str, model: str, load: Asked, number: int, folder: Path
 ) -> tuple[Figures, float]:
     """The same of `vllm bench serve`; its processor time includes what it takes to begin."""
     asked, answer = folder / "prompts.json", folder / "theirs.json"
-    rows = [{"conversations": [{"value": text}, {"value": ""}]} for text in prompts(requests, number)]
+    rows = [{"conversations": [{"value": text}, {"value": ""}]} for text in prompts(load, number)]
     asked.write_text(json.dumps(rows), "utf-8")
     command = [
         python, "-W", "ignore", "-m", "vllm.entrypoints.cli.main", "bench", "serve",
         "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", url,
         "--model", model, "--tokenizer", folder / "model", "--dataset-name", "sharegpt",
         "--dataset-path", asked, "--disable-shuffle", "--ignore-eos",
-        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", requests,
-        "--max-concurrency", users,
+        "--temperature", 0, "--sharegpt-output-len", TOKENS, "--num-prompts", load.requests,
+        "--max-concurrency", load.users,
         "--save-result", "--result-dir", folder, "--result-filename", answer.name,
         "--disable-tqdm",
     ]  # fmt: skip
@@ -120,7 +132,7 @@ def theirs(
             cpu = 100 * (busy(child.pid) - cpu) / (time.monotonic() - began)
     assert child.wait() == 0, "".join(said[-20:])
     found = json.loads(answer.read_text("utf-8"))
-    assert found["completed"] == requests, found
+    assert found["completed"] == load.requests, found
     result = {"throughput": found["output_throughput"]}
     for metric in METRICS:
         for kind in ("median", "mean"):
@@ -134,23 +146,22 @@ def busy(pid: int) -> float:
 
 
 def compare(
-    what: str, url: str, model: str, python: Path, folder: Path, pairs: int, load: tuple[int, int]
+    what: str, url: str, model: str, python: Path, folder: Path, pairs: int, load: Asked
 ) -> None:
-    users, requests = load
     rows: list[tuple[Figures, Figures]] = []
     shares: list[tuple[float, float]] = []
     for number in range(pairs):
         measured: dict[str, tuple[Figures, float]] = {}
         for client in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
             if client == "ours":
-                measured[client] = ours(url, model, users, requests, 2 * number)
+                measured[client] = ours(url, model, load, 2 * number)
             else:
-                odd = 2 * number + 1
-                measured[client] = theirs(python, url, model, users, requests, odd, folder)
+                measured[client] = theirs(python, url, model, load, 2 * number + 1, folder)
         rows.append((measured["ours"][0], measured["theirs"][0]))
         shares.append((measured["ours"][1], measured["theirs"][1]))
         print(f"pair {number + 1}: load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
-    print(f"\n{what}: {pairs} pairs, {users} at once, {requests} requests of {TOKENS} tokens\n")
+    print(f"\n{what}: {pairs} pairs, {load.users} at once, {load.requests} requests, ", end="")
+    print(f"{load.words} words to read and {TOKENS} tokens to write\n")
     print("| | ours | vllm bench serve | median ratio | 95 % interval |\n|---|---|---|---|---|")
     for name in rows[0][0]:
         ratios = [mine[name] / other[name] for mine, other in rows]
@@ -170,7 +181,7 @@ def cost() -> None:
     server = KnownServer()
     try:
         target = find_target(find_service("vllm", server.url), "ttft=20,itl=20")
-        workload = Workload.of("synthetic", synthetic(60, 1, WORDS))
+        workload = Workload.of("synthetic", synthetic(60, 1, 8))
         wire = target.wire(250, exactly=True)
         found = [run_load(wire, workload, Load(20, 60), target.service.budgets) for _ in range(3)]
     finally:
@@ -190,7 +201,7 @@ def main() -> None:
         script = f"ttft=200,itl=30,tokens={TOKENS}"
         known = KnownServer(script)
         try:
-            load = users, REQUESTS
+            load = Asked(users, *OF_KNOWN)
             compare("first 200 ms, then 30", known.url, script, python, folder, pairs, load)
         finally:
             known.stop()
@@ -202,7 +213,7 @@ def main() -> None:
         try:
             record = servers.wait(port, settings)
             assert record.failure is None, record.failure
-            load = users, REQUESTS_OF_VLLM
+            load = Asked(users, *OF_VLLM)
             compare("real vLLM", record.url, record.model, python, folder, pairs, load)
         finally:
             servers.stop(servers.find_on(port, settings), settings, 0.0)

@@ -37,6 +37,7 @@ from gearshift.bench import Wish, parse_goals  # noqa: E402
 from gearshift.bench.target import Target  # noqa: E402
 from gearshift.bench.tuning import Aim, Point, keep, open_tuning, tune  # noqa: E402
 from gearshift.bench.tuning.measure import once, warm  # noqa: E402
+from gearshift.bench.tuning.retest import Round  # noqa: E402
 from gearshift.bench.tuning.server import free_port, prepared, running  # noqa: E402
 from gearshift.engine import environment  # noqa: E402
 from gearshift.engine.profiles import in_words  # noqa: E402
@@ -46,7 +47,7 @@ SEQUENCES = (4, 16, 64, 128)
 TOKENS = (256, 1024, 4096)
 PEOPLE = 48
 GOALS = "p95 ttft < 2"
-LOAD = Wish(input_tokens=400, output_tokens=32)
+LOAD = Wish(requests=480, input_tokens=400, output_tokens=32)
 STARTS = 4
 
 
@@ -73,13 +74,13 @@ def measure_grid(aim: Aim, settings: Settings, pairs: int, file: Path) -> dict[s
         return found
     beside = prepared(aim, space.fixed, free_port(), settings)
     with running(beside, settings, never, quiet) as (_, defaults):
-        warm(defaults, aim, never)
+        warm_through(defaults, aim)
         for setting in order:
             began = time.monotonic()
             start = prepared(aim, setting, free_port(), settings)
             with running(start, settings, never, quiet) as (_, target):
                 start_s = time.monotonic() - began
-                warm(target, aim, never)
+                warm_through(target, aim)
                 ours, theirs = take_turns(aim, target, defaults, pairs)
             row = {"setting": setting, "start_s": start_s, "load_average": os.getloadavg()[1]}
             row |= {"own": list(map(asdict, ours)), "defaults": list(map(asdict, theirs))}
@@ -87,6 +88,12 @@ def measure_grid(aim: Aim, settings: Settings, pairs: int, file: Path) -> dict[s
             file.write_text(json.dumps(found, indent=1), "utf-8")
             print(f"{in_words(setting)}: {ratios(row)}", file=sys.stderr, flush=True)
     return found
+
+
+def warm_through(target: Target, aim: Aim) -> None:
+    """A whole run that does not count: after a few requests alone a server is still slower."""
+    warm(target, aim, threading.Event())
+    once(target, aim, PEOPLE, threading.Event(), quiet, 0)
 
 
 def take_turns(
@@ -106,11 +113,7 @@ def take_turns(
 def ratios(row: dict[str, Any]) -> list[float]:
     """Answers in time, the setting's by those of the defaults beside it."""
     pairs = zip(row["own"], row["defaults"], strict=True)
-    return [
-        max(mine["goodput_per_s"], 0.5 / mine["seconds"])
-        / max(other["goodput_per_s"], 0.5 / other["seconds"])
-        for mine, other in pairs
-    ]
+    return [Round.of({"best": mine, "default": other}).ratio for mine, other in pairs]
 
 
 def show_grid(found: dict[str, Any]) -> dict[str, float]:

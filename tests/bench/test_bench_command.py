@@ -66,6 +66,21 @@ def test_a_server_that_is_not_there_is_an_error(provider):
     assert "next:" in said
 
 
+def test_a_server_that_answers_nothing_is_no_measurement(known):
+    common = ["--url", known.url, "--model", "error=1", "--requests", 4, "--input-tokens", 5]
+    found, _ = bench(*common, status=1)
+    assert "not one request was answered: " in found["error"]["message"]
+    assert "as told" in found["error"]["message"]
+    assert bench("--list")[0]["kept"] == []
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_measured(known):
+    before = len(known.sent())
+    found, _ = bench("--url", known.url, "--report", "/nowhere/report.html", status=1)
+    assert "cannot write /nowhere/report.html" in found["error"]["message"]
+    assert len(known.sent()) == before
+
+
 def test_a_remote_address_is_refused_unless_it_is_allowed():
     found, _ = bench("--url", "http://192.0.2.1:8000", "--requests", 2, status=1)
     assert found["error"]["kind"] == "settings"
@@ -81,6 +96,8 @@ def test_a_remote_address_is_refused_unless_it_is_allowed():
         ["--requests", "0"],
         ["--requests", "5", "--duration", "5"],
         ["--rate", "0"],
+        ["--rate", "nan"],
+        ["--duration", "inf"],
         ["--scenario", "none"],
         ["--scenario", "ten", "--concurrency", "5"],
         ["--url", "http://127.0.0.1:1", "--provider", "vllm", "--provider", "ollama"],
@@ -142,6 +159,8 @@ def test_measurements_are_kept_listed_compared_and_written_as_a_page(known, tmp_
     (row,) = found["changes"]
     assert row["ttft_p50_s"]["change"] > 1
     assert row["ttft_p50_s"]["certain"] is None
+    (other,) = found["differences"]
+    assert other.startswith("servers: vllm with ttft=10,itl=4 before, ")
     wrong, _ = bench("--compare", first["name"], "nothing", status=1)
     assert first["name"] in wrong["error"]["hint"]
 
@@ -157,7 +176,8 @@ def test_an_open_loop_is_told_by_its_rate(known):
     assert "open loop" in said
 
 
-def test_ctrl_c_prints_what_was_measured(known):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_prints_what_was_measured(known, number):
     child = subprocess.Popen(
         [*GEARSHIFT, "bench", "--url", known.url, "--model", "ttft=20,itl=2", "--json",
          "--requests", "100000", "--output-tokens", "5", "--input-tokens", "5"],
@@ -166,7 +186,7 @@ def test_ctrl_c_prints_what_was_measured(known):
     before = len(known.sent())
     while len(known.sent()) < before + 20:
         time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     out, said = child.communicate(timeout=20)
     assert child.returncode == 0, said
     found = json.loads(out)

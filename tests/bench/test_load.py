@@ -1,17 +1,34 @@
 """The load generator against a server that knows what it sent, and when."""
 
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 
-from gearshift.bench import Load, Series, Wish, Workload, measure, record, run_load
+from gearshift.bench import (
+    Load,
+    Series,
+    Wish,
+    Workload,
+    find_service,
+    find_target,
+    measure,
+    record,
+    run_load,
+)
+from gearshift.bench import load as load_module
+from gearshift.bench import series as series_module
 from gearshift.bench.load import arrivals
 from gearshift.bench.prompts import synthetic
 from gearshift.bench.validity import why_invalid
+from gearshift.errors import GearshiftError
 from gearshift.providers._http import Budgets
+from scripted_server import ndjson, ollama
 
 
 def send(target, load, tokens=20, **options):
@@ -136,6 +153,26 @@ def test_for_a_time_requests_are_begun_and_those_on_their_way_are_finished(targe
     assert run.ended > run.began + 0.8
 
 
+def at_once(run):
+    """The most requests that were under way at once."""
+    events = sorted((t, step) for r in run.requests for t, step in ((r.started, 1), (r.ended, -1)))
+    return max(np.cumsum([step for _, step in events]))
+
+
+@pytest.mark.parametrize("sessions", [1, 5, 40])
+def test_so_many_people_are_so_many_at_once_however_many_questions_each_has(target, sessions):
+    texts = iter(synthetic(3 * sessions, 1, 10))
+    chats = [[message for _ in range(3) for message in next(texts)] for _ in range(sessions)]
+    workload = Workload.of("chats", chats)
+    for requests in (10, 40):
+        wire = target("ttft=150,itl=5").wire(3, exactly=True)
+        load = Load(10, requests)
+        run = run_load(wire, workload, load, Budgets(5, 120, 30, 600))
+        assert len(run.completed) == requests
+        assert at_once(run) == 10
+        assert run.concurrency_mean > 7  # some begin a little later, and nobody follows the last
+
+
 def test_people_think_between_questions(target):
     quick = send(target("ttft=5"), Load(2, 20), 1)
     slow = send(target("ttft=5"), Load(2, 20, think_s=0.2), 1)
@@ -160,8 +197,12 @@ def test_the_open_loop_keeps_to_its_plan_whatever_the_server_does(target):
 def test_an_open_loop_may_have_a_limit(known, target):
     run = send(target("ttft=100"), Load(2, 10, rate=1000.0), 1)
     assert run.duration_s > 0.45
-    events = sorted((t, step) for r in run.requests for t, step in ((r.started, 1), (r.ended, -1)))
-    assert max(np.cumsum([step for _, step in events])) == 2
+    assert at_once(run) == 2
+
+
+def test_a_limit_of_one_holds_at_a_rate_that_would_need_several_processes(target):
+    run = send(target("ttft=30"), Load(1, 10, rate=150.0), 1)
+    assert at_once(run) == 1
 
 
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
@@ -196,3 +237,86 @@ def test_prompts_have_the_length_that_was_asked_for_in_the_servers_own_tokens(kn
     assert len({body["messages"][0]["content"] for body in bodies}) == 6
     assert all(body["max_tokens"] == 5 and body["ignore_eos"] for body in bodies)
     assert all(body["stream_options"] == {"include_usage": True} for body in bodies)
+
+
+def test_the_same_command_again_asks_nothing_that_was_asked_before(known, target):
+    wish = Wish((2,), 6, input_tokens=100, output_tokens=2, warmup=0)
+    asked = []
+    for _ in range(2):
+        measure(Series(wish, [target("ttft=1")]))
+        rows = known.sent()[-6:]
+        asked.append({row["body"]["messages"][0]["content"][:20] for row in rows})
+    assert len(asked[0] | asked[1]) == 12
+
+
+def test_answers_that_are_not_as_long_as_was_asked_are_not_called_exact(target):
+    wish = Wish((2,), 6, input_tokens=10, output_tokens=8)
+    for script, exact in (("ttft=1", True), ("ttft=1,tokens=5", False)):
+        (run,) = record(measure(Series(wish, [target(script)])))["runs"]
+        assert run["exact_output"] is exact
+        assert any("not the 8 that were asked for" in note for note in run["notes"]) is not exact
+
+
+def test_too_few_requests_for_so_many_people_are_said(target):
+    wish = Wish((8,), 3, input_tokens=10, output_tokens=2)
+    (run,) = record(measure(Series(wish, [target("ttft=1")])))["runs"]
+    assert (
+        "3 requests are fewer than 8 people: so many were never under way at once" in run["notes"]
+    )
+    assert run["concurrency_mean"] <= 3
+
+
+def test_what_goes_wrong_later_does_not_cost_what_was_measured(target, monkeypatch):
+    right, broken = series_module.run_load, GearshiftError("a process ended", hint="again")
+    outcomes = [right, broken, broken]
+
+    def run(*arguments, **options):
+        outcome = outcomes.pop(0)
+        if outcome is broken:
+            raise broken
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(series_module, "run_load", run)
+    wish = Wish((1, 2, 3), 4, input_tokens=10, output_tokens=2)
+    found = record(measure(Series(wish, [target("ttft=1")])))
+    assert [run["concurrency"] for run in found["runs"]] == [1]
+    assert found["problem"]["message"] == "a process ended"
+    with pytest.raises(GearshiftError, match="a process ended"):
+        measure(Series(wish, [target("ttft=1")]))
+
+
+def test_a_load_generator_whose_parent_has_gone_ends(target):
+    load = Load(1, duration_s=600)
+    wire = target("ttft=1").wire(1, exactly=True)
+    workload = Workload.of("synthetic", synthetic(3, 1, 10))
+    (task,) = load_module._tasks(wire, workload, load, Budgets(5, 120, 30, 600))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gearshift.bench._worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    child.stdin.write(msgspec.json.encode(task) + b"\n")
+    child.stdin.flush()
+    assert b"ready" in child.stdout.readline()
+    child.stdin.close()
+    assert child.wait(20) == 0
+    child.stdout.close()
+
+
+def test_ollama_off_the_gpu_is_said_where_there_is_one(serve):
+    chats = ollama(ndjson("Hello", " there"), models=("llama3.1:8b",))
+
+    async def script(exchange):
+        row = {"name": "llama3.1:8b", "size": 10 << 30, "size_vram": 4 << 30}
+        if exchange.path.endswith("/api/ps"):
+            await exchange.reply({"models": [row]})
+        else:
+            await chats(exchange)
+
+    server = serve(script)
+    wish = Wish((1,), 2, input_tokens=10, output_tokens=2)
+    for cards, said in (([], False), ([{"name": "NVIDIA L4"}], True)):
+        ollama_target = find_target(find_service("ollama", server.url), "llama3.1:8b")
+        series = Series(wish, [ollama_target], machine={"gpus": cards})
+        (found,) = measure(series).measured
+        assert any("60% of its model in main memory" in note for note in found.notes) is said

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from gearshift.bench.prompts import Workload, conversations, questions, run_mark, synthetic
+from gearshift.bench.prompts import Workload, conversations, from_file, questions, synthetic
 from gearshift.errors import GearshiftError
 from gearshift.rag.conversations import Conversation, save
 from gearshift.rag.prompt import SYSTEM, estimate
@@ -34,12 +34,11 @@ def test_questions_share_their_beginnings_as_a_chats_do(embedding_home):
 
 def test_runs_share_nothing_with_each_other(embedding_home):
     sessions = questions(4, 1, room=12_000)
-    one, other = (Workload.of("questions", sessions, run_mark(1, number)) for number in (0, 1))
+    one, other = (Workload.of("questions", sessions, f"({number})") for number in (0, 1))
     for mine, theirs in zip(one.bodies, other.bodies, strict=True):
-        assert mine["messages"][0]["content"][:9] != theirs["messages"][0]["content"][:9]
+        assert mine["messages"][0]["content"][:3] != theirs["messages"][0]["content"][:3]
         assert mine["messages"][1:] == theirs["messages"][1:]
     assert one.sessions == other.sessions
-    assert run_mark(1, 0) == run_mark(1, 0)
 
 
 def test_synthetic_prompts_have_so_many_words_and_differ():
@@ -48,6 +47,50 @@ def test_synthetic_prompts_have_so_many_words_and_differ():
     assert {len(one.split()) for one in texts} == {40}
     assert {len(word) for one in texts for word in one.split()} == {4}
     assert len(set(texts)) == 50
+    marked = [messages[0].content for (messages,) in synthetic(50, 3, 40, "a mark")]
+    for plain, other in zip(texts, marked, strict=True):
+        assert plain.split()[:4] != other.split()[:4]
+        assert plain.split()[4:] == other.split()[4:]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "asked"),
+    [
+        ("a.txt", "\ufeffWhy?\r\n\n  How?\n", ["Why?", "How?"]),
+        ("a.jsonl", '\ufeff"One\u2028line"\n{"question": "Who?"}\n', ["One\u2028line", "Who?"]),
+        ("a.json", '["Why?",\n {"prompt": "How?"}]', ["Why?", "How?"]),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": "Parts?"}]}]}',
+            ["Parts?"],
+        ),
+    ],
+)
+def test_a_file_is_read_as_people_write_it(tmp_path, name, text, asked):
+    file = tmp_path / name
+    file.write_text(text, "utf-8", newline="")
+    assert [session[0][0].content for session in from_file(file)] == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.txt", " \n", "there is no prompt"),
+        ("a.jsonl", '"Why?"\nHow?', "line 2 is not JSON"),
+        ("a.json", '{"prompt": "Why?"}', "is no list of prompts"),
+        ("a.json", '["Why?", 3]', "prompt 2 holds no prompt"),
+        (
+            "a.jsonl",
+            '[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]',
+            "line 1 holds no prompt",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_prompts_is_refused(tmp_path, name, text, said):
+    file = tmp_path / name
+    file.write_text(text, "utf-8")
+    with pytest.raises(GearshiftError, match=said):
+        from_file(file)
 
 
 def test_conversations_are_sent_again_as_they_were(home):

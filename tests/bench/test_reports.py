@@ -29,6 +29,7 @@ def test_the_report_is_one_page_with_all_that_is_needed_to_repeat_it(found):
     assert page.count("<svg") == 4
     for element in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(element)
+    assert "Over the repetitions: median and 95 % interval" in page
     for text in ("gearshift bench --seed 7", "TTFT p95", "output tokens a second", "server: "):
         assert text in page
     assert "as told" in page

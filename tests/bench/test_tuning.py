@@ -15,11 +15,13 @@ import threading
 import time
 
 import pytest
+from filelock import FileLock
 
 from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, Outcome, Point, Verdict, keep, open_tuning, tune
 from gearshift.bench.tuning.capacity import most_users
-from gearshift.bench.tuning.result import failed, verdict
+from gearshift.bench.tuning.result import failed, sentence, verdict
+from gearshift.bench.tuning.tune import folder
 from gearshift.engine import servers
 from gearshift.engine.profiles import profiles
 from gearshift.engine.start import Wish as StartWish
@@ -132,7 +134,6 @@ def test_a_loser_is_asked_once_and_who_holds_as_many_goes_on():
 # ---- the search
 
 
-@pytest.mark.soak
 def test_the_best_setting_is_found_by_a_third_of_the_grids_starts_and_a_failed_one_is_explained(
     play, model
 ):
@@ -185,7 +186,6 @@ def test_losers_are_stopped_after_one_load_and_settings_that_cannot_work_are_not
     nothing_is_left(play)
 
 
-@pytest.mark.soak
 def test_the_defaults_are_fine_where_nothing_that_is_searched_matters(play, model):
     play(batching=0.001)
     found = search(aim(model, parameters="max-num-batched-tokens=1024/4096", most=6))
@@ -215,6 +215,43 @@ def test_nobody_holds_the_goals_and_the_nearest_is_told(play, model):
     nothing_is_left(play)
 
 
+def test_defaults_that_were_not_compared_are_not_called_fine(play, model):
+    play(batching=0.001)
+    found = search(aim(model, parameters="max-num-seqs=4/8", starts=1, rounds=0, most=2))
+    assert verdict(found) == (Verdict.UNPROVEN, None)
+    assert "nothing else was measured" in sentence(found)
+    nothing_is_left(play)
+
+
+def test_who_comes_while_another_tunes_loses_nothing_that_was_kept(play, model):
+    play(batching=0.001)
+    first = subprocess.run(command(model), capture_output=True, text=True, timeout=300)
+    place = folder(load_settings().home_dir)
+    (kept,) = place.glob("*.json")
+    before = kept.read_bytes()
+    with FileLock(place / "lock"):
+        refused = subprocess.run(command(model), capture_output=True, text=True, timeout=60)
+    assert (first.returncode, refused.returncode) == (0, 1)
+    assert json.loads(refused.stdout)["error"]["kind"] == "busy"
+    assert kept.read_bytes() == before
+
+
+def test_all_contexts_are_asked_the_same_and_more_people_get_more_requests(play, model):
+    play()
+    settings = load_settings()
+    tuning = open_tuning(aim(model, parameters="max-model-len", load=Wish(requests=24)), settings)
+    assert tuning.aim.load.room == 4096 - 128
+    assert min(tuning.space.parameters[0].choices) >= 1500, "shorter ones cannot hold a question"
+    assert [tuning.aim.wish(users, 0).requests for users in (4, 40)] == [24, 80]
+    prompts = model.parent / "asked.txt"
+    names = []
+    for text in ("Why?", "How?"):
+        prompts.write_text(text, "utf-8")
+        asked = aim(model, parameters="max-num-seqs=4/8", load=Wish(prompts=str(prompts)))
+        names.append(open_tuning(asked, settings).name)
+    assert names[0] != names[1], "other prompts are another question"
+
+
 def test_a_server_that_breaks_under_load_is_a_failure_and_the_search_goes_on(play, model):
     play(exit_after=4, slow_tokens=2.0)
     wanted = aim(model, parameters="max-num-seqs=4/8", starts=2)
@@ -226,7 +263,6 @@ def test_a_server_that_breaks_under_load_is_a_failure_and_the_search_goes_on(pla
 # ---- cancelled, killed, gone on with
 
 
-@pytest.mark.soak
 def test_cancelled_in_a_start_and_in_a_load_it_leaves_nothing_and_goes_on(play, model):
     play(start_seconds=5, batching=0.001)
     cancel = threading.Event()
@@ -271,7 +307,6 @@ def command(model, *more):
     ]  # fmt: skip
 
 
-@pytest.mark.soak
 def test_the_same_command_goes_on_after_a_kill_and_ends_what_was_left(play, model):
     play(batching=0.001)
     child = subprocess.Popen(
@@ -294,9 +329,10 @@ def test_the_same_command_goes_on_after_a_kill_and_ends_what_was_left(play, mode
     assert len(starts(play)) > began
     nothing_is_left(play)
 
+    known = len(stand_in_starts(play.folder))
     third = subprocess.run(command(model), capture_output=True, text=True, timeout=60)
     assert json.loads(third.stdout)["best"] == found["best"]
-    assert len(stand_in_starts(play.folder)) >= began  # all was known: no server was needed
+    assert len(stand_in_starts(play.folder)) == known, "all was known: no server was needed"
     assert "were measured before" in third.stderr
 
 

@@ -7,8 +7,6 @@ from playwright.sync_api import expect
 
 from known_server import KnownServer
 
-pytestmark = pytest.mark.soak
-
 
 @pytest.fixture
 def quick():

@@ -7,8 +7,6 @@ from playwright.sync_api import expect
 
 from stand_in import end_stand_in, stand_in, stand_in_processes
 
-pytestmark = pytest.mark.soak
-
 _LONG = 300_000  # milliseconds: servers are started and loaded
 
 

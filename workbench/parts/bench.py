@@ -12,7 +12,7 @@ import streamlit as st
 from gearshift.bench import runs
 from gearshift.bench.charts import COLORS, Chart
 from gearshift.bench.machine import in_words
-from gearshift.bench.report import charts, html, label, remarks
+from gearshift.bench.report import charts, goals_met, html, intervals, label, remarks
 from parts.markdown import plain
 
 _HEIGHT = 320
@@ -29,6 +29,10 @@ def show_record(record: dict[str, Any]) -> None:
             with column:
                 _draw(chart)
     st.dataframe(_table(record), hide_index=True)
+    heads, rows = intervals(record)
+    if rows:
+        st.caption("Over the repetitions: median and 95 % interval")
+        st.dataframe(pd.DataFrame(rows, columns=heads), hide_index=True)
     for text in (*remarks(record), in_words(record["machine"])):
         st.caption(plain(text))
 
@@ -89,10 +93,17 @@ def _table(record: dict[str, Any]) -> pd.DataFrame:
                 )
             },
             "client CPU, %": _rounded(run["client_cpu_percent"]),
+            **_goals(run),
         }
         for run in record["runs"]
     ]
     return pd.DataFrame(rows)
+
+
+def _goals(run: dict[str, Any]) -> dict[str, Any]:
+    if not run["goals_met"]:
+        return {}
+    return {"goodput/s": _rounded(run["goodput_per_s"]), "goals met": goals_met(run)}
 
 
 def _rounded(value: float | None, scale: float = 1) -> float | None:
@@ -101,6 +112,8 @@ def _rounded(value: float | None, scale: float = 1) -> float | None:
 
 def show_comparison(before: dict[str, Any], after: dict[str, Any]) -> None:
     """What changed from one measurement to another."""
+    for text in runs.differences(before, after):
+        st.caption(plain(f"Not the same: {text}"))
     rows = [
         {
             "server": row["target"],

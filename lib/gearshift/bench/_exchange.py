@@ -7,6 +7,7 @@ chat hides is counted here: messages whose token shows no text yet.
 from __future__ import annotations
 
 import asyncio
+import logging
 import selectors
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from gearshift.providers._http import Budgets, Endpoint
 from gearshift.providers._openai import OpenAIReader, _Choice
 from gearshift.providers._wire import StreamReader
 from gearshift.schemas import Chunk
+
+log = logging.getLogger(__name__)
 
 _sending: ContextVar[Request | None] = ContextVar("_sending", default=None)
 
@@ -124,19 +127,27 @@ async def exchange(
                             clock.reschedule(min(now() + _END_GRACE, last))
                     if reader.finished:
                         break
-        reader.end(chunks)
-        _finish(request, chunks[-1])
+        _finish(request, reader)
     except TimeoutError:
         if reader.proven:  # usage or the last mark did not come, the answer did
-            reader.end(chunks)
-            _finish(request, chunks[-1])
+            _finish(request, reader)
         else:
             _fail(request, _late(bool(request.pieces), budgets))
     except ProviderError as error:
         _fail(request, error)
+    except Exception as bug:  # one answer must not cost the figures of all others
+        log.exception("unexpected, in an answer")
+        request.error, request.reason = "unexpected", f"{type(bug).__name__}: {bug}"
 
 
-def _finish(request: Request, last: Chunk) -> None:
+def _finish(request: Request, reader: StreamReader) -> None:
+    chunks: list[Chunk] = []
+    try:
+        reader.end(chunks)
+    except ProviderError as error:
+        _fail(request, error)
+        return
+    last = chunks[-1]
     if request.ended is None:
         request.ended = request.pieces[-1] if request.pieces else time.monotonic()
     if last.usage is not None:

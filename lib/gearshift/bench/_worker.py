@@ -16,9 +16,9 @@ import random
 import signal
 import sys
 import time
-from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import msgspec
@@ -39,11 +39,13 @@ class Task:
 
     Attributes:
         bodies: Payloads; sessions, warm and arrivals name them by index.
-        sessions: Requests that one person sends one after the other; a closed loop's.
+        sessions: Requests that one person sends one after the other; a closed loop's. They are
+            taken again when there are no more.
+        requests: How many are begun; `None` where the time decides, or the arrivals.
         first_user, step: The numbers of its people among all: first, first + step …
         arrivals: Seconds after the beginning and prompts; an open loop's.
         limit: Requests on their way at once, for an open loop.
-        duration_s: Nothing is begun after that; sessions are repeated until then.
+        duration_s: Nothing is begun after that.
         think_s: Mean of the pauses between an answer and the next question, seconds.
     """
 
@@ -54,6 +56,7 @@ class Task:
     budgets: Budgets
     warm: list[int]
     sessions: list[list[int]]
+    requests: int | None
     users: int
     first_user: int
     step: int
@@ -81,11 +84,13 @@ class _Worker:
         self.task = task
         self.stamp = arrivals.stamp
         self.make_reader = reader_maker(task.reader, task.endpoint.who)
+        # A run's percentile of ITL is one of all its gaps: what one request had does not decide it.
+        self.goals = [goal for goal in task.goals if goal.metric != "itl"]
         self.requests: list[Request] = []
         self.done = self.failed = self.tokens = self.missed = 0
         self.under_way: set[int] = set()  # of `requests`, by index
         self.late_s: list[float] = []
-        self.waiting = deque(task.sessions)
+        self.sessions = cycle(task.sessions)
         self.began = self.ended = 0.0
         self.told: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -97,7 +102,12 @@ class _Worker:
         gc.freeze()
         gc.disable()
         _say({"ready": [request.reason for request in warm if request.error]})
-        self.began = float(await self.told.get() or "nan")
+        word = await self.told.get()
+        if word in (b"", b"stop\n"):  # whoever started us has gone, or does not want it any more
+            await client.close()
+            _say({"result": Result([], time.monotonic(), 0.0, [], 0)})
+            return
+        self.began = float(word)
         cpu = time.process_time()
         work = asyncio.ensure_future(self._work())
         stop = asyncio.ensure_future(self.told.get())
@@ -132,17 +142,17 @@ class _Worker:
 
     @property
     def _over(self) -> bool:
-        limit = self.task.duration_s
+        """Whether nothing more is begun."""
+        requests, limit = self.task.requests, self.task.duration_s
+        if requests is not None and len(self.requests) >= requests:
+            return True
         return limit is not None and time.monotonic() >= self.began + limit
 
     async def _person(self, number: int) -> None:
         """One of the closed loop: takes a session, asks, reads, thinks, asks again."""
         dice = random.Random(f"{self.task.seed} {number}")
         await _until(self.began + number * _STAGGER)
-        while self.waiting:
-            session = self.waiting.popleft()
-            if self.task.duration_s is not None:
-                self.waiting.append(session)
+        for session in self.sessions:
             for prompt in session:
                 if self._over:
                     return
@@ -174,7 +184,7 @@ class _Worker:
         self.done += request.completed
         self.failed += not request.completed
         self.tokens += request.tokens
-        self.missed += not request.completed or not all(g.met_by(request) for g in self.task.goals)
+        self.missed += not request.completed or not all(g.met_by(request) for g in self.goals)
 
     async def _send(self, request: Request) -> Request:
         task = self.task
@@ -205,7 +215,7 @@ class _Worker:
         waited = now - (request.started or now)
         return any(
             waited > goal.limit_s
-            for goal in self.task.goals
+            for goal in self.goals
             if goal.metric == "e2el" or (goal.metric == "ttft" and not request.pieces)
         )
 

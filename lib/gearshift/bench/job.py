@@ -8,7 +8,7 @@ from typing import Any
 from gearshift.bench import runs
 from gearshift.bench.background import Background
 from gearshift.bench.scenarios import finished, scenario_series
-from gearshift.bench.series import Series, Wish, measure
+from gearshift.bench.series import Series, Wish, measure, nothing_measured
 from gearshift.settings import load_settings
 
 _last: Job | None = None
@@ -61,5 +61,6 @@ class Job(Background):
             series.command = command
             self.series = series
             measure(series, cancel=self.cancelled)
+        self.problem = series.problem or nothing_measured(series)
         if series.measured:
             self.name = runs.keep(finished(series), load_settings().home_dir)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -47,7 +47,7 @@ class Load:
 
     Attributes:
         users: People at once; for an open loop the most requests on their way, or no limit.
-        requests: How many are sent in all; or
+        requests: How many are sent in all: people ask until so many are begun; or
         duration_s: for how long requests are begun, seconds.
         rate: Arrivals a second; makes it an open loop.
         burstiness: 1 is a Poisson process; less comes in bursts, more is steadier.
@@ -135,14 +135,14 @@ def _tasks(wire: Wire, workload: Workload, load: Load, budgets: Budgets) -> list
     bodies = [wire.payload | body for body in workload.bodies]
     people = load.users or 0
     wanted = math.ceil(max(people / PEOPLE_A_PROCESS, (load.rate or 0) / _ARRIVALS_A_PROCESS))
-    count = max(1, min(wanted, os.cpu_count() or 1))
+    count = max(1, min(wanted, os.cpu_count() or 1, load.users or wanted))
     sessions: list[list[int]] = []
     planned: list[tuple[float, int]] = []
     if load.rate:
         prompts = cycle(prompt for session in workload.sessions for prompt in session)
         planned = list(zip(arrivals(load), prompts, strict=False))
     else:
-        sessions = list(_cut(workload.sessions, load.requests))
+        sessions = list(islice(cycle(workload.sessions), max(len(workload.sessions), count)))
     # The warm-up takes prompts from the end, which come last in the run.
     last_first = [prompt for session in reversed(workload.sessions) for prompt in session]
     warm = list(islice(cycle(last_first), load.warmup))
@@ -155,6 +155,7 @@ def _tasks(wire: Wire, workload: Workload, load: Load, budgets: Budgets) -> list
             budgets=budgets,
             warm=warm[number::count],
             sessions=sessions[number::count],
+            requests=_part(load.requests, number, count),
             users=len(range(number, people, count)),
             first_user=number,
             step=count,
@@ -169,17 +170,9 @@ def _tasks(wire: Wire, workload: Workload, load: Load, budgets: Budgets) -> list
     ]
 
 
-def _cut(sessions: Sequence[list[int]], requests: int | None) -> Iterator[list[int]]:
-    """So many requests, the sessions repeated if need be; all of them once when it is `None`."""
-    if requests is None:
-        yield from sessions
-        return
-    left = requests
-    for session in cycle(sessions):
-        yield session[:left]
-        left -= len(session)
-        if left <= 0:
-            return
+def _part(whole: int | None, number: int, count: int) -> int | None:
+    """What falls to one of so many processes."""
+    return None if whole is None else len(range(number, whole, count))
 
 
 class _Process:

@@ -2,9 +2,9 @@
 
 A session is what one person asks one after the other, each prompt beginning with the one before it,
 as a chat's do. Within a run prompts share beginnings as they really would: the system message,
-popular passages, a conversation's earlier turns. Across runs they share nothing: each run's prompts
-begin with a mark of its own, else the second run would find those of the first in the server's
-prefix cache.
+popular passages, a conversation's earlier turns. Across runs they share nothing, also when the same
+command is given again: each run's prompts begin with a mark of its own, else the second run would
+find those of the first in the server's prefix cache.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from gearshift.schemas import Answer, Message, State, Timings
 Messages = tuple[Message, ...]
 
 _TURNS = (1, 2, 3)  # questions that one person asks in a session
+_MARKED = 4  # words
+_HOW = 'write {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 # Words of four letters that nearly every tokenizer takes as one token, so that the tokens of a text
 # are a constant for each word and a constant for the template.
 _WORDS = [
@@ -47,13 +49,11 @@ class Workload:
     Attributes:
         name: In words, for the report.
         bodies: `messages`, and what else differs from prompt to prompt.
-        notes: What a reader of the figures should know.
     """
 
     name: str
     bodies: list[dict[str, Any]]
     sessions: list[list[int]]
-    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, name: str, sessions: Sequence[Sequence[Messages]], mark: str = "") -> Workload:
@@ -73,13 +73,8 @@ def _marked(messages: Messages, mark: str) -> list[dict[str, str]]:
     return [first, *rest]
 
 
-def run_mark(seed: int, run: int) -> str:
-    """What the prompts of one run begin with; the same for the same seed and run."""
-    return f"({random.Random(f'{seed} {run}').randrange(16**6):06x})"
-
-
 def questions(
-    requests: int, seed: int, room: int, passages: int = PASSAGES
+    requests: int, seed: int | str, room: int, passages: int = PASSAGES
 ) -> list[list[Messages]]:
     """Sessions of one to three questions about the handbook, retrieved and built as a chat's.
 
@@ -129,56 +124,83 @@ def questions(
     return sessions
 
 
-def synthetic(requests: int, seed: int, words: int) -> list[list[Messages]]:
-    """Prompts of so many words that share nothing; one a session."""
-    dice = random.Random(seed)
-    texts = (" ".join(dice.choices(_WORDS, k=max(1, words))) for _ in range(requests))
-    return [[(Message("user", text),)] for text in texts]
+def synthetic(requests: int, seed: int | str, words: int, mark: str = "") -> list[list[Messages]]:
+    """Prompts of so many words that share nothing; one a session.
+
+    A mark decides the first words, of which prefix caches hold the first block.
+    """
+    dice, first = random.Random(seed), random.Random(mark)
+    sessions = []
+    for _ in range(requests):
+        chosen = dice.choices(_WORDS, k=max(1, words))
+        if mark:
+            chosen[:_MARKED] = first.choices(_WORDS, k=len(chosen[:_MARKED]))
+        sessions.append([_asked(" ".join(chosen))])
+    return sessions
 
 
 def from_file(path: Path) -> list[list[Messages]]:
-    """Sessions of a file: JSON lines, or text with a prompt a line.
+    """Sessions of a file: JSON lines (`.jsonl`), a JSON list (`.json`), or text, a prompt a line.
 
-    A line of JSON is a string, a list of messages (`role`, `content`), or an object with
-    `messages`, `prompt` or `question`. Each line is a session of one prompt.
+    A prompt in JSON is a string, a list of messages (`role`, `content`), or an object with
+    `messages`, `prompt` or `question`. Each is a session of one prompt.
 
     Raises:
         GearshiftError: it cannot be read, or holds no prompt.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as wrong:
         raise GearshiftError(f"cannot read {path}: {wrong}", hint="name a UTF-8 file") from None
-    sessions = [
-        [_from_line(line, f"{path}, line {number}", path.suffix == ".jsonl")]
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not sessions:
+    if path.suffix == ".json":
+        rows = _parsed(text, str(path))
+        if not isinstance(rows, list):
+            raise GearshiftError(f"{path} is no list of prompts", hint='write ["…", "…"]')
+        found = [_prompt(row, f"{path}, prompt {number}") for number, row in enumerate(rows, 1)]
+    else:
+        lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        found = [
+            _prompt(_parsed(line, where), where) if path.suffix == ".jsonl" else _asked(line)
+            for number, line in lines
+            for where in (f"{path}, line {number}",)
+        ]
+    if not found:
         raise GearshiftError(f"there is no prompt in {path}", hint="write one a line")
-    return sessions
+    return [[messages] for messages in found]
 
 
-def _from_line(line: str, where: str, is_json: bool) -> Messages:
-    if not is_json:
-        return (Message("user", line.strip()),)
-    wrong = GearshiftError(
-        f"{where} holds no prompt", hint='write {"prompt": "…"} or {"messages": […]}'
-    )
+def _asked(text: str) -> Messages:
+    return (Message("user", text),)
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        row = json.loads(line)
-    except ValueError:
-        raise wrong from None
+        return json.loads(text)
+    except ValueError as wrong:
+        raise GearshiftError(f"{where} is not JSON: {wrong}", hint=_HOW) from None
+
+
+def _prompt(row: Any, where: str) -> Messages:
     if isinstance(row, dict):
         row = row.get("messages") or row.get("prompt") or row.get("question")
     if isinstance(row, str) and row.strip():
-        return (Message("user", row),)
+        return _asked(row)
+    wrong = GearshiftError(f"{where} holds no prompt", hint=_HOW)
     if not isinstance(row, list) or not row:
         raise wrong
     try:
-        return tuple(Message(str(one["role"]), str(one["content"])) for one in row)
+        return tuple(Message(str(one["role"]), _said(one["content"])) for one in row)
     except (TypeError, KeyError):
         raise wrong from None
+
+
+def _said(content: Any) -> str:
+    """The text of a message, which may come in parts; only text can be measured."""
+    if isinstance(content, str):
+        return content
+    if any(part["type"] != "text" for part in content):
+        raise TypeError
+    return "".join(part["text"] for part in content)
 
 
 def conversations(home: Path) -> list[list[Messages]]:

@@ -125,7 +125,7 @@ def html(record: dict[str, Any]) -> str:
         '<p class="quiet">Times in milliseconds, of completed requests; TTFT, TPOT, ITL and E2EL '
         "as vllm bench serve defines them.</p>"
     )
-    parts += [_remarks(record), _repeat(record), "</body></html>"]
+    parts += [_sure(record), _remarks(record), _repeat(record), "</body></html>"]
     return "\n".join(parts)
 
 
@@ -141,7 +141,7 @@ def _table(runs: list[dict[str, Any]]) -> str:
     heads = [
         "server", "model", "people", "requests", "failed", "tokens/s",
         *(f"{metric[:-2].upper()} {which}" for metric, whiches in _COLUMNS for which in whiches),
-        "client CPU",
+        "client CPU", "goodput/s", "goals met",
     ]  # fmt: skip
     rows = []
     for run in runs:
@@ -151,11 +151,70 @@ def _table(runs: list[dict[str, Any]]) -> str:
             _number(run["output_tokens_per_s"]),
             *(_number(run[m][p], 1000) for m, whiches in _COLUMNS for p in whiches),
             f"{run['client_cpu_percent']:.0f} %",
+            _number(run["goodput_per_s"]),
+            goals_met(run) or "–",
         ]  # fmt: skip
-        kind = ' class="bad"' if run["invalid"] else ""
-        rows.append(f"<tr{kind}>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>")
+        rows.append(_row(cells, ' class="bad"' if run["invalid"] else ""))
+    return _drawn(heads, rows)
+
+
+def _drawn(heads: list[str], rows: list[str]) -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _row(cells: list[Any], kind: str = "") -> str:
+    return f"<tr{kind}>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
+
+
+def goals_met(run: dict[str, Any]) -> str:
+    """Each goal and whether the run met it; nothing where none was named."""
+    return ", ".join(f"{goal}: {'yes' if met else 'no'}" for goal, met in run["goals_met"].items())
+
+
+def intervals(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The heads and rows of a table: medians over repetitions with their 95 % intervals.
+
+    No rows where nothing was measured three times.
+    """
+    heads = ["server", "people", "repetitions", *(name for name, _, _ in _SURE)]
+    rows = []
+    for group in record["summary"]:
+        known = [
+            (group.get(key) or {"median": None, "confidence_interval": None}, scale)
+            for _, key, scale in _SURE
+        ]
+        if any(one["confidence_interval"] for one, _ in known):
+            people = group["concurrency"] or f"{group.get('rate') or 0:g}/s"
+            figures = [_around(one, scale) for one, scale in known]
+            rows.append([group["target"], str(people), str(group["repetitions"]), *figures])
+    return heads, rows
+
+
+_SURE = (
+    ("tokens/s", "output_tokens_per_s", 1),
+    ("TTFT p50, ms", "ttft_p50_s", 1000),
+    ("TTFT p95, ms", "ttft_p95_s", 1000),
+    ("TPOT p50, ms", "tpot_p50_s", 1000),
+    ("ITL p95, ms", "itl_p95_s", 1000),
+    ("E2EL p50, ms", "e2el_p50_s", 1000),
+    ("goodput/s", "goodput_per_s", 1),
+)
+
+
+def _around(figure: dict[str, Any], scale: float) -> str:
+    if figure["median"] is None or not figure["confidence_interval"]:
+        return _number(figure["median"], scale)
+    low, high = (_number(edge, scale) for edge in figure["confidence_interval"])
+    return f"{_number(figure['median'], scale)} ({low} to {high})"
+
+
+def _sure(record: dict[str, Any]) -> str:
+    heads, rows = intervals(record)
+    if not rows:
+        return ""
+    table = _drawn(heads, [_row(cells) for cells in rows])
+    return f"<h2>Over the repetitions: median and 95 % interval</h2>{table}"
 
 
 def _number(value: float | None, scale: float = 1) -> str:
@@ -165,6 +224,8 @@ def _number(value: float | None, scale: float = 1) -> str:
 def remarks(record: dict[str, Any]) -> list[str]:
     """What is worth knowing: what was not measured, did not count, failed, or is not alike."""
     said = [f"{name} was not measured: {why}" for name, why in record["skipped"].items()]
+    if record.get("problem"):
+        said.append(f"it ended too soon: {record['problem']['message']}")
     said += [record["unlike"]] if record["unlike"] else []
     for run in record["runs"]:
         where = f"{label(run)}, {run['concurrency'] or 'open loop'}"

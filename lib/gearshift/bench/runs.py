@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from gearshift.bench.machine import in_words
 from gearshift.errors import GearshiftError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -63,19 +64,49 @@ def load(name: str, home: Path) -> dict[str, Any]:
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
-    """What changed, for each server and number of people that both have.
+    """What changed, for each server and number of people (or rate) that both have.
 
     Each of `COMPARED` has `before`, `after`, `change` (0.1: ten percent more) and `certain`:
     whether the intervals lie apart, `None` where there are none because nothing was repeated.
     """
-    first = {(row["target"], row["concurrency"]): row for row in before["summary"]}
+    first = {_load(row): row for row in before["summary"]}
     rows = []
     for later in after["summary"]:
-        sooner = first.get((later["target"], later["concurrency"]))
+        sooner = first.get(_load(later))
         if sooner is not None:
             changes = {name: _change(sooner[name], later[name]) for name in COMPARED}
             rows.append({"target": later["target"], "concurrency": later["concurrency"], **changes})
     return rows
+
+
+def _load(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["target"], row["concurrency"], row.get("rate")
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What else was not the same, in words: a change may come of that."""
+    first, second = _circumstances(before), _circumstances(after)
+    return [
+        f"{what}: {first[what]} before, {second[what]} after"
+        for what in first
+        if first[what] != second[what]
+    ]
+
+
+def _circumstances(record: dict[str, Any]) -> dict[str, str]:
+    wish = record["wish"]
+    asked = ("input_tokens", "output_tokens", "requests", "duration_s", "burstiness", "think_s")
+    servers = {
+        f"{run['provider']} {run['version'] or ''}".strip() + f" with {run['model']}"
+        for run in record["runs"]
+    }
+    return {
+        "servers": ", ".join(sorted(servers)),
+        "prompts": ", ".join(sorted({str(run["prompts"]) for run in record["runs"]})),
+        "machine": in_words(record["machine"]),
+        "seed": str(record["seed"]),
+        **{name.removesuffix("_s").replace("_", " "): str(wish[name]) for name in asked},
+    }
 
 
 def _change(sooner: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The guide's scenarios: who asks how many at once, of which servers, and where vLLM begins to pay.
 
 Each is measured on Ollama as it comes, on Ollama with `OLLAMA_NUM_PARALLEL` for that many people
-(where its program is on this machine), on vLLM and on the embedded model, one after the other.
+(where its program is on this machine), on vLLM and on the embedded model: one after the other, but
+all of them stay loaded. Where they share a GPU, the notes say what that has done to Ollama.
 """
 
 from __future__ import annotations

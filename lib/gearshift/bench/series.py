@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from gearshift.bench import prompts as ask
 from gearshift.bench.load import Load, Progress, run_load
 from gearshift.bench.metrics import METRICS, Goal, Run, confidence_interval
 from gearshift.bench.prompts import Workload
-from gearshift.bench.target import Target, Tokens, count_tokens, takes_lengthening
+from gearshift.bench.target import Target, Tokens, count_tokens, off_the_gpu, takes_lengthening
 from gearshift.errors import GearshiftError
 from gearshift.settings import is_loopback, load_settings
 
@@ -32,6 +33,7 @@ CONVERSATIONS = "conversations"
 ANSWER_TOKENS = 128
 """The longest answer when nobody asked for another length."""
 _UNKNOWN_NUMBER = 500  # prompts that are made for a run whose number of requests is not known
+_LEFT_OVER = 2  # questions of a session that its person does not come to, at most
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Wish:
         rate, burstiness: An open loop: arrivals a second, and how evenly (1: a Poisson process).
         prompts: `questions` (of the sample handbook), `conversations` (of this installation), or a
             file's path.
+        room: Tokens that a prompt may take; by default what the servers' contexts leave.
         repeat: How often everything is measured.
         warmup: Requests before each run that do not count.
     """
@@ -60,6 +63,7 @@ class Wish:
     burstiness: float = 1.0
     think_s: float = 0.0
     prompts: str = QUESTIONS
+    room: int | None = None
     repeat: int = 1
     warmup: int = 2
     seed: int = 0
@@ -101,7 +105,8 @@ class Measured:
 class Series:
     """All runs, as far as they are; safe to look at from other threads while it grows.
 
-    `skipped` maps providers that could not be measured to why.
+    `skipped` maps providers that could not be measured to why; `problem` is what ended it too soon.
+    `mark` makes its prompts differ from those of all others.
     """
 
     wish: Wish
@@ -113,6 +118,8 @@ class Series:
     scenario: str | None = None
     command: str = ""
     cancelled: bool = False
+    problem: GearshiftError | None = None
+    mark: str = field(default_factory=lambda: secrets.token_hex(3))
     now: str = ""
     progress: Progress = field(default_factory=Progress)
 
@@ -130,10 +137,12 @@ def measure(
 ) -> Series:
     """Measures everything that `series` wants, and fills it in; `step` is told all along.
 
-    Cancelling, by `cancel` or Ctrl-C, ends it with what was measured until then.
+    Cancelling, by `cancel` or Ctrl-C, ends it with what was measured until then, and so does what
+    goes wrong later (`problem`).
 
     Raises:
-        GearshiftError: the prompts cannot be had, or the load generator could not work.
+        GearshiftError: nothing was measured: the prompts cannot be had, or the load generator could
+            not work.
     """
     series.started = datetime.now(UTC).isoformat(timespec="seconds")
     cancel = cancel or threading.Event()
@@ -144,6 +153,10 @@ def measure(
             _measure(series, step, cancel)
         except KeyboardInterrupt:
             series.cancelled = True
+        except GearshiftError as problem:
+            if not series.measured:
+                raise
+            series.problem = problem
     series.now = ""
     return series
 
@@ -154,7 +167,7 @@ def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
     for target in series.targets:
         series.now = f"{target.label}: looking at the server"
         step(series)
-        makers[id(target)] = _Maker(wish, target, series.targets)
+        makers[id(target)] = _Maker(wish, target, series)
         if cancel.is_set():
             series.cancelled = True
             return
@@ -180,12 +193,13 @@ def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
 class _Maker:
     """Makes the workload of one target, which says how it counts tokens, and runs it."""
 
-    def __init__(self, wish: Wish, target: Target, targets: Sequence[Target]) -> None:
-        self.wish, self.target = wish, target
+    def __init__(self, wish: Wish, target: Target, series: Series) -> None:
+        self.wish, self.target, self.mark = wish, target, series.mark
         self.notes: list[str] = []
         self.tokens = Tokens()
-        self.room = min(one.context for one in targets) - self.answer_tokens
-        self.passages = min(one.service.passages for one in targets)
+        shortest = min(one.context for one in series.targets)
+        self.room = wish.room or shortest - self.answer_tokens
+        self.passages = min(one.service.passages for one in series.targets)
         self.exactly = wish.output_tokens is not None
         if self.exactly and not target.lengthening(exactly=True):
             self.exactly = False
@@ -204,12 +218,12 @@ class _Maker:
         return self.wish.output_tokens or ANSWER_TOKENS
 
     def workload(self, requests: int, number: int) -> Workload:
-        wish, seed = self.wish, self.wish.seed + number
-        mark = ask.run_mark(wish.seed, number)
+        wish, seed = self.wish, f"{self.wish.seed} {number}"
+        mark = f"({self.mark} {number})"
         if wish.input_tokens is not None:
             words = self.tokens.words(wish.input_tokens)
             name = f"synthetic, {wish.input_tokens} tokens"
-            return Workload.of(name, ask.synthetic(requests, seed, words))
+            return Workload.of(name, ask.synthetic(requests, seed, words, mark))
         if wish.prompts == QUESTIONS:
             name = "questions about the sample handbook, with the passages found"
             found = ask.questions(requests, seed, self.room, self.passages)
@@ -230,8 +244,10 @@ class _Maker:
         cancel: threading.Event,
     ) -> Measured:
         target, notes = self.target, [*self.notes]
-        # As many more as warm up: those come from the end and are not met again.
-        wanted = (load.requests or _UNKNOWN_NUMBER) + load.warmup
+        # As many more as warm up, which come from the end and are not met again, and as people can
+        # leave over of what they would ask next.
+        spare = 0 if load.rate else _LEFT_OVER * (load.users or 0)
+        wanted = (load.requests or _UNKNOWN_NUMBER) + load.warmup + spare
         workload = self.workload(wanted, number)
 
         def progress(now: Progress) -> None:
@@ -240,13 +256,31 @@ class _Maker:
 
         wire = target.wire(self.answer_tokens, self.exactly)
         run = run_load(wire, workload, load, target.service.budgets, progress, cancel, notes)
-        if len(run.requests) > len(workload.bodies):
+        sent = [request.prompt for request in run.requests]
+        if len(set(sent)) < len(sent) or len(sent) + load.warmup > len(workload.bodies):
             notes.append("prompts were sent more than once: a prefix cache makes those look fast")
+        if load.users and load.requests is not None and load.requests < load.users:
+            few = f"{load.requests} requests are fewer than {load.users} people"
+            notes.append(f"{few}: so many were never under way at once")
+        exactly = self.exactly and self._came_exactly(run, notes)
         invalid = validity.why_invalid(run)
         here = is_loopback(wire.endpoint.url)
         notes += validity.notes(run, os.cpu_count() or 1, here)
+        if here and series.machine.get("gpus") and (slow := off_the_gpu(target)):
+            notes.append(slow)
         log.info("measured %s, %s people: %d requests", target.label, load.users, len(run.requests))
-        return Measured(target, run, repetition, load, workload.name, self.exactly, invalid, notes)
+        return Measured(target, run, repetition, load, workload.name, exactly, invalid, notes)
+
+    def _came_exactly(self, run: Run, notes: list[str]) -> bool:
+        """Whether answers were as long as was asked; some servers ignore what they do not know."""
+        lengths = [r.output_tokens for r in run.completed if r.output_tokens is not None]
+        if all(length == self.answer_tokens for length in lengths):
+            return True
+        notes.append(
+            f"answers had {median(lengths):g} tokens in the middle and not the "
+            f"{self.answer_tokens} that were asked for: they end where they end"
+        )
+        return False
 
 
 # ---- the record
@@ -262,11 +296,13 @@ def record(series: Series) -> dict[str, Any]:
         "summary": summary(series),
         "skipped": series.skipped,
         "cancelled": series.cancelled,
+        "problem": series.problem.as_dict() if series.problem else None,
         "scenario": series.scenario,
         "started": series.started,
         "machine": series.machine,
         "command": series.command,
         "seed": series.wish.seed,
+        "mark": series.mark,
         "wish": asdict(replace(series.wish, goals=()))
         | {"goals": list(map(str, series.wish.goals))},
     }
@@ -282,6 +318,7 @@ def run_record(found: Measured, goals: Sequence[Goal] = ()) -> dict[str, Any]:
         "version": target.version,
         "weights": target.weights,
         "concurrency": run.users,
+        "concurrency_mean": run.concurrency_mean,
         "rate": found.load.rate,
         "repetition": found.repetition,
         "requests": len(run.requests),
@@ -312,21 +349,27 @@ def run_record(found: Measured, goals: Sequence[Goal] = ()) -> dict[str, Any]:
 def summary(series: Series) -> list[dict[str, Any]]:
     """For each target and number of people the medians over the repetitions, and how sure they are.
 
-    `confidence_interval` is of the median at 95 %, by bootstrap; `None` for fewer than three.
+    `confidence_interval` is at 95 % (`metrics.confidence_interval`); `None` for fewer than three.
     """
     groups: dict[tuple[str, int | None], list[Measured]] = {}
     for found in series.measured:
         if found.invalid is None and found.run.completed:
             groups.setdefault((found.target.label, found.run.users), []).append(found)
+    goals = series.wish.goals
     rows = []
     for (label, users), group in groups.items():
-        row: dict[str, Any] = {"target": label, "concurrency": users, "repetitions": len(group)}
-        for name, value in _SUMMARIZED.items():
+        row: dict[str, Any] = {
+            "target": label,
+            "concurrency": users,
+            "rate": series.wish.rate,
+            "repetitions": len(group),
+        }
+        figures = _SUMMARIZED | {"goodput_per_s": lambda run: run.goodput(goals)}
+        for name, value in figures.items():
             values = [number for one in group if (number := value(one.run)) is not None]
-            interval = confidence_interval(values)
             row[name] = {
                 "median": median(values) if values else None,
-                "confidence_interval": interval,
+                "confidence_interval": confidence_interval(values),
             }
         rows.append(row)
     return rows
@@ -344,10 +387,16 @@ _SUMMARIZED: dict[str, Callable[[Run], float | None]] = {
 
 
 def nothing_measured(series: Series) -> GearshiftError | None:
-    """The reason when not one request was even answered with an error: there is no server."""
+    """Why there is not one figure, where not one request was answered."""
     runs = [found.run for found in series.measured]
-    kinds = {kind for run in runs for kind, _, _ in run.failures}
-    if runs and kinds == {"unreachable"} and not any(run.completed for run in runs):
-        words = runs[0].failures[0][2]
+    if series.cancelled or not runs:
+        return None
+    if any(run.completed for run in runs):
+        return None
+    kind, _, words = runs[0].failures[0]
+    if kind == "unreachable":
         return GearshiftError(words, hint="start the server, or check the address")
-    return None
+    return GearshiftError(
+        f"not one request was answered: {words}",
+        hint="ask the server something yourself: gearshift ask QUESTION",
+    )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gearshift.bench._exchange import exchange, reader_maker
 from gearshift.bench.metrics import Request
 from gearshift.bench.prompts import Messages, synthetic
 from gearshift.errors import GearshiftError, ProviderError, Unreachable
-from gearshift.providers import BaseLLMService, LLMServiceFactory, run
+from gearshift.providers import BaseLLMService, LLMServiceFactory, run, same_model
 from gearshift.providers._base import Wire
 from gearshift.providers._models import choose_model
 from gearshift.providers._openai import OpenAICompatibleService
+from gearshift.providers.ollama import OllamaService
 from gearshift.schemas import GenerationRequest, Message, ModelInfo, SamplingParams
 from gearshift.settings import Settings, settings_with
 
@@ -37,7 +38,6 @@ class Target:
     variant: str | None = None
     version: str | None = None
     weights: str | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def provider(self) -> str:
@@ -163,3 +163,21 @@ def takes_lengthening(target: Target) -> bool:
         return False
     request = probe(target.wire(1, exactly=False), target, (Message("user", "Hello"),), **extras)
     return request.error != "rejected"
+
+
+def off_the_gpu(target: Target) -> str | None:
+    """Says how much of its model Ollama has in main memory; on a machine with a GPU it is slow."""
+    if not isinstance(target.service, OllamaService):
+        return None
+    try:
+        loaded = run(target.service.loaded())
+    except ProviderError:
+        return None
+    for one in loaded:
+        size, on_gpu = one.size_bytes, one.gpu_bytes
+        if same_model(one.name, target.model) and size and on_gpu is not None and on_gpu < size:
+            return (
+                f"{target.label} has {1 - on_gpu / size:.0%} of its model in main memory and not "
+                "on the GPU, whose memory others may hold: stop vLLM and measure Ollama alone"
+            )
+    return None

@@ -8,7 +8,7 @@ from gearshift.bench.metrics import Run
 
 _BUSY = 0.8  # of a core; a process of the load generator that needs more takes its stamps too late
 _SHARE = 0.15  # of all cores: what a client on the server's own machine may take from it
-_WOKEN_LATE = 0.005  # seconds, for one waking in twenty
+_WOKEN_LATE, _TOO_LATE = 0.005, 0.1  # seconds, for one waking in twenty
 _LATE = 0.05  # seconds that an arrival may be behind its plan
 
 
@@ -21,6 +21,12 @@ def why_invalid(run: Run) -> str | None:
         return (
             f"the client was the bottleneck: one of its processes used {busiest:.0%} of a core, so "
             "its stamps are late"
+        )
+    woken = _late_wakings(run)
+    if woken > _TOO_LATE:
+        return (
+            f"the machine was too busy: the client woke up {woken:.2f} s late, or later, once in "
+            "twenty times, and so late are its stamps"
         )
     waited = [
         r.started - r.due for r in run.requests if r.due is not None and r.started is not None
@@ -41,11 +47,16 @@ def notes(run: Run, cores: int, on_this_machine: bool) -> list[str]:
             f"the client took {run.client_cpu_percent:.0f} % of a core from a server on the same "
             f"{cores} cores"
         )
-    late = [value for client in run.clients for value in client.late_s]
-    if late and float(np.percentile(late, 95)) > _WOKEN_LATE:
+    if _late_wakings(run) > _WOKEN_LATE:
         found.append("the machine was busy: in some runs the client woke up 5 ms late, or later")
     if run.counted_by in ("messages", "both"):
         found.append("the server did not count its tokens: each message counts as one")
     if run.completed and len(run.completed) < 100:
         found.append("p99 of fewer than a hundred requests is little more than the worst of them")
     return found
+
+
+def _late_wakings(run: Run) -> float:
+    """How late the client was in the worst of twenty wakings, seconds."""
+    late = [value for client in run.clients for value in client.late_s]
+    return float(np.percentile(late, 95)) if late else 0.0

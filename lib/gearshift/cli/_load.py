@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses what is no number, and what has no end."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("give a number")
+    return value
+
 
 Requests = Annotated[
     int | None, typer.Option(min=1, help="Requests of a run. [four for each person]")
 ]
 Duration = Annotated[
-    float | None, typer.Option(min=0.1, help="Instead: seconds in which requests are begun.")
+    float | None,
+    typer.Option(min=0.1, callback=finite, help="Instead: seconds in which requests are begun."),
 ]
 InputTokens = Annotated[int | None, typer.Option(min=1, help="Synthetic prompts of this length.")]
 OutputTokens = Annotated[
@@ -20,7 +30,10 @@ Prompts = Annotated[
     str, typer.Option(help="questions (of the handbook), conversations (yours), or a file.")
 ]
 ThinkTime = Annotated[
-    float, typer.Option(min=0, help="Mean seconds that a person thinks between questions.")
+    float,
+    typer.Option(
+        min=0, callback=finite, help="Mean seconds between an answer and the next question."
+    ),
 ]
 Warmup = Annotated[int, typer.Option(min=0, help="Requests before each run, not counted.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn by lot.")]

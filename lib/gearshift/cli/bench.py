@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -24,9 +26,10 @@ from gearshift.cli._load import (
     Seed,
     ThinkTime,
     Warmup,
+    finite,
     one_length,
 )
-from gearshift.cli._report import JSON, err, out, print_json, reporting
+from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import PROVIDERS, load_settings
@@ -82,10 +85,14 @@ def bench(
     output_tokens: OutputTokens = None,
     prompts: Prompts = "questions",
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Open loop: requests that arrive a second.")
+        float | None,
+        typer.Option(min=0.001, callback=finite, help="Open loop: requests that arrive a second."),
     ] = None,
     burstiness: Annotated[
-        float, typer.Option(min=0.01, help="Of arrivals: 1 Poisson, less in bursts, more steadier.")
+        float,
+        typer.Option(
+            min=0.01, callback=finite, help="Of arrivals: 1 Poisson, less in bursts, more steadier."
+        ),
     ] = 1.0,
     think_time: ThinkTime = 0.0,
     slo: Annotated[
@@ -131,6 +138,9 @@ def bench(
     users = _numbers(concurrency) if concurrency else (() if rate else (1,))
     one_length(requests, duration)
     with reporting(as_json):
+        if report is not None:
+            _check_place(report)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # keeps what was measured
         wish = Wish(
             users=users,
             requests=requests,
@@ -149,18 +159,21 @@ def bench(
         with _series(wish, scenario, provider, url, model) as series:
             series.command = shlex.join(["gearshift", *sys.argv[1:]])
             _watched(series)
-        if (absent := nothing_measured(series)) is not None:
-            raise absent
+        problem = series.problem or nothing_measured(series)
+        if problem is not None and not any(one.run.completed for one in series.measured):
+            raise problem
         found = finished(series)
         home = load_settings().home_dir
         found["name"] = runs.keep(found, home)
         if report is not None:
             _write(report, html(found))
         if as_json:
-            print_json(found)
+            print_json(found | ({"error": problem.as_dict()} if problem else {}))
         else:
             _show(found)
         _say_what_is_wrong(found)
+        if problem is not None:
+            fail(problem, as_json=False)
 
 
 @contextmanager
@@ -177,6 +190,12 @@ def _series(
         return
     names = names or (["vllm"] if url else [LLMServiceFactory.active()])
     yield Series(wish, [find_target(find_service(name, url), model) for name in names])
+
+
+def _check_place(path: Path) -> None:
+    """Says before anything is measured that a report could not be written."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise GearshiftError(f"cannot write {path}", hint="name a file in a folder that is there")
 
 
 def _write(path: Path, text: str) -> None:
@@ -198,10 +217,14 @@ def _look_back(pair: tuple[str, str] | None, as_json: bool) -> None:
             return
         out.print("\n".join(names) or "nothing was kept yet", markup=False)
         return
-    rows = runs.compare(*(runs.load(name, home) for name in pair))
+    before, after = (runs.load(name, home) for name in pair)
+    rows, unlike = runs.compare(before, after), runs.differences(before, after)
     if as_json:
-        print_json({"before": pair[0], "after": pair[1], "changes": rows})
+        compared = {"before": pair[0], "after": pair[1]}
+        print_json(compared | {"changes": rows, "differences": unlike})
         return
+    for text in unlike:
+        out.print(f"not the same: {text}", style="yellow", markup=False, soft_wrap=True)
     if not rows:
         out.print("They have no server and number of people in common.")
     for row in rows:
@@ -254,10 +277,12 @@ def _watched(series: Series) -> None:
 
 def _show(found: dict[str, Any]) -> None:
     """A table for a terminal of 80 columns; the JSON and the report have more."""
-    from gearshift.bench.report import label
+    from gearshift.bench.report import intervals, label
 
-    heads = ("server", "people", "sent", "failed", "tokens/s", "TTFT", "p95", "ITL", "p95", "E2EL")
-    table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    figures = ("tokens/s", "TTFT", "p95", "ITL", "p95", "E2EL")
+    table = Table(
+        "server", "people", "sent", "failed", *figures, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for run in found["runs"]:
         speed = run["output_tokens_per_s"]
         table.add_row(
@@ -273,9 +298,19 @@ def _show(found: dict[str, Any]) -> None:
             in_time(run["e2el_s"]["p50"]),
         )
     out.print(table)
+    heads, rows = intervals(found)
+    if rows:
+        out.print("over the repetitions: median and 95 % interval", style="dim")
+        sure = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for cells in rows:
+            sure.add_row(*cells)
+        out.print(sure)
     for goal in found["wish"]["goals"]:
         met = [str(r["concurrency"]) for r in found["runs"] if r["goals_met"].get(goal)]
         out.print(f"{goal}: met with {', '.join(met)} at once" if met else f"{goal}: never met")
+    if found["wish"]["goals"]:
+        within = ", ".join(f"{run['goodput_per_s'] or 0:.2f}" for run in found["runs"])
+        out.print(f"goodput, answers a second within all goals: {within}")
     if found["crossover"]:
         out.print(found["crossover"]["sentence"], style="bold", markup=False)
     used = f"the client used {found['client_cpu_percent']:.0f} % of a core at most"

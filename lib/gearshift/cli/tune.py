@@ -117,6 +117,8 @@ def tune(
         try:
             search(tuning, settings, _Watch(), fresh=fresh)
         except GearshiftError as problem:
+            if not tuning.trials:  # nothing was measured: what was kept before stays as it is
+                raise
             _give_up(problem, keep(tuning, settings, name), as_json)
         found = keep(tuning, settings, name)
         if (nothing := failed(tuning)) is not None:
@@ -163,7 +165,8 @@ def ended(trial: Trial) -> str:
     words = f"{trial.label}: {in_words(trial.setting)}"
     if trial.outcome is Outcome.MEASURED:
         goodput = trial.goodput_per_s or 0.0
-        return f"{words}: {trial.users} at once, {goodput:.2f} answers a second in time"
+        told = f"{words}: {trial.users} at once, {goodput:.2f} answers a second in time"
+        return f"{told} ({trial.reason})" if trial.reason else told
     cause = f" ({trial.cause})" if trial.cause else ""
     return f"{words}: {trial.outcome}{cause}: {trial.reason}"
 

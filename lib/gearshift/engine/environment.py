@@ -98,13 +98,19 @@ def python(settings: Settings) -> Path:
 
 def can_be_quiet(settings: Settings) -> bool:
     """Whether its vLLM is known to take `--disable-access-log-for-endpoints`, by its metadata."""
-    packages = python(settings).parent.parent.glob("lib/python3*/site-packages")
-    names = [path.name for place in packages for path in place.glob("vllm-*.dist-info")]
-    if not names:
+    there = version(settings)
+    if there is None:
         return settings.vllm_python is None  # ours, which will be installed
     with suppress(InvalidVersion):
-        return Version(names[0].removeprefix("vllm-").removesuffix(".dist-info")) >= _QUIET_SINCE
+        return Version(there) >= _QUIET_SINCE
     return False
+
+
+def version(settings: Settings) -> str | None:
+    """Of its vLLM by the name of its metadata, `None` if there is none; nothing is imported."""
+    packages = python(settings).parent.parent.glob("lib/python3*/site-packages")
+    names = [path.name for place in packages for path in place.glob("vllm-*.dist-info")]
+    return names[0].removeprefix("vllm-").removesuffix(".dist-info") if names else None
 
 
 def installed(settings: Settings) -> bool:

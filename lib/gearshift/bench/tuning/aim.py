@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from gearshift.bench.metrics import Goal
 from gearshift.bench.series import Wish
 
 _REQUESTS = 24  # of a run, at least: a p95 of fewer is little more than the worst of them
-_FOR_EACH = 4
+_FOR_EACH, _FOR_EACH_AT_LEAST = 4, 2  # requests of each person
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Aim:
     Attributes:
         goals: All of them are to be met by a load.
         parameters: What is searched over, as `space.parse` reads it; `None` for the guide's.
-        load: Prompts, answers and think time; `users` and `goals` of it are not looked at.
+        load: Prompts, answers and think time; `users` and `goals` of it are not looked at, and with
+            more people there are more requests than it says.
         starts: Settings that are started at most, vLLM's defaults among them.
         rounds: How often the winner is measured beside the defaults.
         first, most: People to begin with, and at most.
@@ -45,7 +47,9 @@ class Aim:
         """One load: the same questions at every setting, and others at each repetition."""
         load = self.load
         requests = load.requests
-        if requests is None and load.duration_s is None:
+        if requests is not None:
+            requests = max(requests, _FOR_EACH_AT_LEAST * users)
+        elif load.duration_s is None:
             requests = max(_REQUESTS, _FOR_EACH * users)
         seed = load.seed + 1000 * users + repetition
         return replace(
@@ -55,9 +59,10 @@ class Aim:
     def name(self, machine: dict[str, Any]) -> str:
         """What it is kept as: the same question on the same machine has the same name."""
         asked = asdict(replace(self, starts=0, rounds=0, first=0))
-        text = json.dumps([asked, machine], sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return f"{slug(self.model)}-{digest}"
+        prompts = Path(self.load.prompts)
+        digest = hashlib.sha256(prompts.read_bytes()).hexdigest() if prompts.is_file() else ""
+        text = json.dumps([asked, machine, digest], sort_keys=True, default=str)
+        return f"{slug(self.model)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def slug(model: str) -> str:

@@ -40,6 +40,9 @@ class Job(Background):
         self._settings, self._name, self._fresh = settings, name, fresh
 
     def work(self) -> None:
-        tune(self.tuning, self._settings, cancel=self.cancelled, fresh=self._fresh)
-        self.problem = failed(self.tuning)
-        keep(self.tuning, self._settings, self._name)
+        try:
+            tune(self.tuning, self._settings, cancel=self.cancelled, fresh=self._fresh)
+            self.problem = failed(self.tuning)
+        finally:
+            if self.tuning.trials:  # else what was kept before stays as it is
+                keep(self.tuning, self._settings, self._name)

@@ -105,9 +105,10 @@ def _point(users: int, found: list[Measured], goals: tuple[Goal, ...]) -> Point:
         if value is not None
     ]
     complete = len(shares) == len(goals) and not whole.failed and not whole.cancelled
+    invalid = next((one.invalid for one in found if one.invalid), None)
     return Point(
         users=users,
-        holds=complete and all(goal.met(whole) for goal in goals),
+        holds=complete and invalid is None and all(goal.met(whole) for goal in goals),
         margin=max(shares) if complete else None,
         figures=figures,
         goodput_per_s=_mean([run.goodput(goals) for run in runs]),
@@ -116,7 +117,7 @@ def _point(users: int, found: list[Measured], goals: tuple[Goal, ...]) -> Point:
         failed=whole.failed,
         seconds=sum(run.duration_s for run in runs),
         runs=len(runs),
-        invalid=next((one.invalid for one in found if one.invalid), None),
+        invalid=invalid,
     )
 
 

@@ -40,7 +40,9 @@ def verdict(tuning: Tuning) -> tuple[Verdict, Gain | None]:
     if best is None:
         return Verdict.NONE, None
     if best is default:
-        return Verdict.DEFAULT, Gain(0.0, None)
+        others = [t for t in tuning.trials if t is not default and t.points]
+        fine = bool(others) and not tuning.cancelled
+        return (Verdict.DEFAULT, Gain(0.0, None)) if fine else (Verdict.UNPROVEN, None)
     found = gain(tuning.rounds)
     if default is None or not default.points:
         return Verdict.ONLY, found
@@ -59,6 +61,8 @@ def sentence(tuning: Tuning) -> str:
     words = in_words(best.setting)
     if what is Verdict.ONLY:
         return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not start."
+    if what is Verdict.UNPROVEN and best is default:
+        return f"vLLM's defaults hold {_goals(tuning)} with {people}; nothing else was measured."
     if best is default:
         return f"vLLM's defaults are fine: of {tuning.starts} settings none is better ({people})."
     if found is None or found.interval is None:

@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from gearshift.bench.tuning.space import Space
-from gearshift.bench.tuning.trial import STARTED, Outcome, Setting, Trial
+from gearshift.bench.tuning.trial import Outcome, Setting, Trial, best_of, started
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("optuna").propagate = False
@@ -83,12 +83,7 @@ class Study:
     @property
     def starts(self) -> int:
         """How many servers were started."""
-        return sum(trial.outcome in STARTED for trial in self.trials)
-
-    def best(self) -> Trial | None:
-        """The best that holds the goals with at least one person."""
-        good = [t for t in self.trials if t.outcome is Outcome.MEASURED and t.users > 0]
-        return max(good, key=lambda trial: trial.rank, default=None)
+        return started(self.trials)
 
     def begin(self, label: str, setting: Setting) -> Trial:
         """Opens a trial of a setting that somebody else has chosen."""
@@ -118,7 +113,7 @@ class Study:
             if self.tried(setting) is None and not forbidden(setting):
                 return setting
         left = [s for s in self.space.settings() if self.tried(s) is None and not forbidden(s)]
-        best = self.best()
+        best = best_of(self.trials)
         if not left or best is None:
             return self._dice.choice(left) if left else None
         at = self.space.indexes(best.setting)

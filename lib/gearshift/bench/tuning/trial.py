@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -20,8 +21,7 @@ class Outcome(StrEnum):
     FAILED = "failed"  # it did not start, or broke under load
 
 
-STARTED = (Outcome.MEASURED, Outcome.STOPPED, Outcome.FAILED)
-"""What cost a start."""
+_STARTED = (Outcome.MEASURED, Outcome.STOPPED, Outcome.FAILED)
 
 
 @dataclass
@@ -119,3 +119,14 @@ class Trial:
         """The trial that `asdict` was made of."""
         points = [Point(**point) for point in kept["points"]]
         return cls(**kept | {"points": points, "outcome": Outcome(kept["outcome"])})
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """The best that holds the goals with at least one person."""
+    good = [t for t in trials if t.outcome is Outcome.MEASURED and t.users > 0]
+    return max(good, key=lambda trial: trial.rank, default=None)
+
+
+def started(trials: Sequence[Trial]) -> int:
+    """How many of them cost a start of vLLM."""
+    return sum(trial.outcome in _STARTED for trial in trials)

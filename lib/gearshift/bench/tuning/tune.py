@@ -8,17 +8,19 @@ further. What is known not to work is not started.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from gearshift import gpu
 from gearshift.bench.load import Progress
+from gearshift.bench.series import ANSWER_TOKENS, QUESTIONS
 from gearshift.bench.target import Target
 from gearshift.bench.tuning import retest
 from gearshift.bench.tuning.aim import Aim
@@ -36,7 +38,7 @@ from gearshift.bench.tuning.server import (
 )
 from gearshift.bench.tuning.space import Here, Space, make_space
 from gearshift.bench.tuning.study import Study
-from gearshift.bench.tuning.trial import Outcome, Point, Setting, Trial
+from gearshift.bench.tuning.trial import Outcome, Point, Setting, Trial, best_of, started
 from gearshift.engine import environment as engine
 from gearshift.engine.models import find_model
 from gearshift.engine.profiles import in_words
@@ -47,6 +49,7 @@ from gearshift.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_QUESTION = 1500  # tokens of most questions about the handbook with their passages
 _MOST_PRUNED = 200  # settings that are not started, until nothing better is to be hoped for
 
 
@@ -79,13 +82,12 @@ class Tuning:
     @property
     def best(self) -> Trial | None:
         """The best so far that holds the goals with at least one person."""
-        good = [t for t in self.trials if t.outcome is Outcome.MEASURED and t.users > 0]
-        return max(good, key=lambda trial: trial.rank, default=None)
+        return best_of(self.trials)
 
     @property
     def starts(self) -> int:
         """Servers that the search has started; the proof afterwards is not in it."""
-        return sum(trial.outcome is not Outcome.PRUNED for trial in self.trials)
+        return started(self.trials)
 
 
 OnStep = Callable[[Tuning], None]
@@ -109,14 +111,19 @@ def open_tuning(aim: Aim, settings: Settings) -> Tuning:
     if aim.gpus:
         gpus = tuple(one for one in gpus if str(one.index) in aim.gpus or one.uuid in aim.gpus)
     load = aim.load
-    longest = (load.input_tokens or 0) + (load.output_tokens or 0)
-    space = make_space(aim.parameters, Here(model, gpus, longest))
+    prompt = load.input_tokens or (_QUESTION if load.prompts == QUESTIONS else 0)
+    answer = load.output_tokens or ANSWER_TOKENS
+    space = make_space(aim.parameters, Here(model, gpus, prompt + answer))
     space = Space(space.parameters, dict(aim.choices) | space.fixed, space.defaults)
+    context = space.fixed.get("max_model_len") or model.number("max_position_embeddings")
+    if context:  # else short contexts would be asked less, and win by that
+        aim = replace(aim, load=replace(load, room=context - answer))
     machine = {
         "gpus": [one.name for one in gpus],
+        "cores": os.cpu_count(),
         "space": [(one.name, one.choices) for one in space.parameters],
         "fixed": space.fixed,
-        "vllm": str(engine.python(settings)),
+        "vllm": [str(engine.python(settings)), engine.version(settings)],
         "source": model.source,
     }
     return Tuning(aim, space, aim.name(machine))
@@ -261,7 +268,7 @@ class _Search:
             raise EngineError(
                 "start",
                 f"the model does not start with vLLM's defaults{cause}: {trial.reason}",
-                trial.fix or "see: gearshift serve MODEL --dry-run",
+                f"{trial.fix or 'see: gearshift serve MODEL --dry-run'}; then begin anew: --fresh",
             )
 
     # ---- measuring one
@@ -309,6 +316,10 @@ class _Search:
             trial.outcome = Outcome.MEASURED
             if users == 0:
                 trial.reason = "it does not hold the goals with one person"
+        if invalid := next((point.invalid for point in trial.points if point.invalid), None):
+            trial.reason = "; ".join(
+                filter(None, (trial.reason, f"a load does not count: {invalid}"))
+            )
 
     def _note_failure(self, trial: Trial, start: Start, failed: StartFailed) -> None:
         trial.outcome, trial.reason = Outcome.FAILED, failed.failure.message
