@@ -55,6 +55,14 @@ def shared_home(tmp_path_factory):
     return tmp_path_factory.mktemp("notebooks") / "home"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What torch compiles for one server is there for the next, as on a person's machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def shared_server(shared_home, engine_python):
     """A server of the small model, for all who need one that is as it comes."""

@@ -51,6 +51,10 @@ def test_a_cut_over_in_a_notebook_leaves_a_real_one_its_way_back(tmp_path, monke
     assert Path.cwd().parent == load_settings().home_dir
     switch("theirs", "embedded", borrowed)
     assert roll_back(borrowed)["exact"]
+    notebook.give_back_env(borrowed)
+    notebook.give_back_env(borrowed)
+    assert Path.cwd() == tmp_path
+    assert not borrowed.home.exists()
     assert (tmp_path / ".env").read_bytes() == real
     assert last_cut_over(load_settings()) == before
     assert roll_back(load_settings())["exact"]

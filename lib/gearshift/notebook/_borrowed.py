@@ -19,10 +19,12 @@ import psutil
 from gearshift.errors import IndexFault
 from gearshift.rag import library
 from gearshift.rag.index import Collection, collections, remove
-from gearshift.settings import ENV_FILE, Settings
+from gearshift.settings import ENV_FILE, Settings, load_settings
 
 _OF_A_NOTEBOOK = re.compile(r"(?:env|notebook)-(\d+)-\w+")
 """What we make is named after the process that it goes with."""
+_before: dict[Path, Path] = {}
+"""Where one was before each folder with a copy of `.env`."""
 
 
 def own_collection() -> Collection:
@@ -44,19 +46,24 @@ def borrow_env(settings: Settings) -> Settings:
         The settings with that folder as the home: what is noted for the way back of a cut-over is
         noted there, and the note on a real one stays.
     """
-    here = Path.cwd()
     folder = Path(tempfile.mkdtemp(prefix=f"env-{os.getpid()}-", dir=settings.home_dir))
     if ENV_FILE.is_file():
         shutil.copy(ENV_FILE, folder)
+    _before[folder] = Path.cwd()
     os.chdir(folder)
-    atexit.register(_give_back, folder, here)
-    return settings.model_copy(update={"home": folder})
+    borrowed = settings.model_copy(update={"home": folder})
+    atexit.register(give_back_env, borrowed)
+    return borrowed
 
 
-def _give_back(folder: Path, before: Path) -> None:
-    with suppress(OSError):
-        os.chdir(before)
-    shutil.rmtree(folder, ignore_errors=True)
+def give_back_env(borrowed: Settings) -> None:
+    """Goes back to where one was, and removes the copy; may be said twice."""
+    before = _before.pop(borrowed.home, None)
+    if before is not None:
+        with suppress(OSError):
+            os.chdir(before)
+        shutil.rmtree(borrowed.home, ignore_errors=True)
+        load_settings.cache_clear()
 
 
 def clear_away(settings: Settings) -> None:
