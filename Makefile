@@ -14,8 +14,9 @@ run: $(VENV)/ready ## open the workbench at http://localhost:8501
 
 notebooks: $(VENV)/ready-notebooks ## learn it by doing it, in JupyterLab
 	$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null
-	JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab \
-	    $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_first_answer.ipynb
+	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir='$(CURDIR)' \
+	    --LabApp.default_url=/lab/tree/notebooks/01_first_answer.ipynb
 
 test: $(VENV)/ready-test .engine/ready check ## run everything that can fail
 	$(BIN)/python -m pytest

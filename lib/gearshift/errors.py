@@ -16,8 +16,8 @@ GearshiftError
 │   ├── Rejected          the server refuses this request (other 4xx)      kind: rejected
 │   └── ServerFailed      the server reports a failure of its own          kind: server
 ├── DocumentError         a document cannot be taken in                    kind: its reason's slug
-├── EngineError           a vLLM server or its environment              kind: its reason's slug
-└── IndexFault            the index is damaged or busy                    kind: index
+├── EngineError           a vLLM server or its environment                 kind: its reason's slug
+└── IndexFault            the index is damaged or busy                     kind: index
     └── IndexMismatch     it was made by another embedder or splitter      kind: index_mismatch
 
 What it does not know: how an error is shown. The command line and the pages do that.

@@ -31,7 +31,7 @@ _STAGES = [
     (r"Dynamo bytecode|Compiling a graph|torch\.compile takes|Start compil", "compiling"),
     (r"Loading weights took|Model loading took|Memory profiling|profile_run", "measuring memory"),
     (r"KV cache size|Maximum concurrency|# (GPU|CPU) blocks", "making room for the KV cache"),
-    (r"[Ww]arm(ing|ed)? ?up|Capturing|Graph capturing", "warming up"),
+    (r"Warming up|Capturing|Graph capturing", "warming up"),
     (r"init engine|Starting vLLM (API )?server|Started server process", "opening the port"),
     (r"Application startup complete", "answering its first question"),
     (r"Initializing a V\d LLM engine|Initializing an LLM engine", "making the engine"),

@@ -20,7 +20,7 @@ from gearshift.engine import environment, servers
 from gearshift.engine.environment import Engine
 from gearshift.engine.processes import alive, name_of, port_owner, processors, somebody_listens
 from gearshift.engine.records import LIVING, Record, State
-from gearshift.engine.start import Wish, carry_out, prepare
+from gearshift.engine.start import Start, Wish, carry_out, prepare
 from gearshift.errors import EngineError
 from gearshift.migrate.convert import convert
 from gearshift.migrate.serving import checkpoint_folder
@@ -31,6 +31,9 @@ from gearshift.settings import environment_for_vllm, load_settings, variable_nam
 
 SMALL_MODEL = "SmolLM2-135M-Instruct"
 """What the checkpoint of the embedded model is called."""
+
+_ROLES = {"VLLM::EngineCore": "engine", "VLLM::Worker": "worker"}
+"""What vLLM calls its processes, and what they are."""
 
 _started: set[int] = set()
 """The ports of the servers that this notebook has started."""
@@ -114,9 +117,7 @@ def serve(model: Path | str, **wish: Any) -> Record:
         EngineError: it is refused, or fails; its log is then the doctor's to read.
     """
     settings = load_settings()
-    if Path(model) == checkpoint_folder(SMALL_MODEL, settings):
-        wish.setdefault("names", (MODEL_NAME,))
-    wanted = prepare(Wish(str(model), **wish), settings).record.launch
+    wanted = planned(model, **wish).record.launch
     there = servers.find_on(wanted.port, settings)
     if there is not None and there.state in LIVING and there.launch == wanted:
         print(f"{there.name} runs already")
@@ -128,14 +129,27 @@ def serve(model: Path | str, **wish: Any) -> Record:
     show, began = progress(), time.monotonic()
     _started.add(port)  # before it is: whoever interrupts the start has started it
     try:
-        record = carry_out(
-            Wish(str(model), **wish), load_settings(), lambda now: show(now.stage, None)
-        )
+        record = carry_out(_wish(model, wish), load_settings(), lambda now: show(now.stage, None))
     except EngineError:
         _started.discard(port)
         raise
     print(f"{record.name} is {record.state} after {time.monotonic() - began:.0f} s: {record.url}")
     return record
+
+
+def planned(model: Path | str, **wish: Any) -> Start:
+    """What `serve` would start; nothing is started.
+
+    Raises:
+        EngineError: it contradicts itself.
+    """
+    return prepare(_wish(model, wish), load_settings())
+
+
+def _wish(model: Path | str, wish: dict[str, Any]) -> Wish:
+    if Path(model) == checkpoint_folder(SMALL_MODEL, load_settings()):
+        wish = {"names": (MODEL_NAME,)} | wish
+    return Wish(str(model), **wish)
 
 
 def _holder(port: int, there: Record | None) -> str | None:
@@ -169,16 +183,20 @@ def free_port() -> int:
 
 
 def processes(record: Record) -> list[dict[str, Any]]:
-    """The processes that belong to a server now, the largest first."""
+    """The processes that belong to a server now and what each is, the largest first."""
     there = servers.find_on(record.launch.port, load_settings())
+    if there is None:
+        return []
+    known = {there.supervisor: "watches it: ours", there.process: "API server"}
     found = []
-    for process in there.tree if there else ():
+    for process in {*there.tree, there.supervisor} - {None}:
         with suppress(psutil.NoSuchProcess):
             one = psutil.Process(process.pid)
-            found.append((one.memory_info().rss, one.name(), str(one.pid)))
+            what = known.get(process) or _ROLES.get(one.name().partition("_")[0], "helper")
+            found.append((one.memory_info().rss, one.name(), what, str(one.pid)))
     return [
-        {"process": name, "pid": pid, "memory": f"{size / 2**30:.1f} GiB"}
-        for size, name, pid in sorted(found, reverse=True)
+        {"process": name, "is": what, "pid": pid, "memory": f"{size / 2**20:,.0f} MiB"}
+        for size, name, what, pid in sorted(found, reverse=True)
     ]
 
 

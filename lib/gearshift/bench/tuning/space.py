@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from gearshift.engine.cards import card_of
 from gearshift.engine.fit import Setup, batching, utilization
 from gearshift.engine.geometry import read_geometry
 from gearshift.engine.models import Model, legal_tensor_parallel
+from gearshift.engine.processes import processors
 from gearshift.engine.profiles import OPTIONS, PROFILES
 from gearshift.errors import EngineError
 from gearshift.gpu import GPU
@@ -145,7 +145,7 @@ def available(here: Here) -> dict[str, Parameter]:
             Parameter("max_num_seqs", (4, 8, 16, 32, 64, 128, 256), _CPU_SEQUENCES),
             Parameter("max_num_batched_tokens", (256, 512, 1024, 2048, 4096, 8192), _CPU_BATCHED),
         ]
-        ranks = len(os.sched_getaffinity(0))
+        ranks = len(processors())
     if own:
         least = max(_SHORTEST, here.longest)
         lengths = [own >> halved for halved in range(12) if own >> halved >= least]
