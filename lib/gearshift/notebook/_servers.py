@@ -189,7 +189,7 @@ def processes(record: Record) -> list[dict[str, Any]]:
         return []
     known = {there.supervisor: "watches it: ours", there.process: "API server"}
     found = []
-    for process in {*there.tree, there.supervisor} - {None}:
+    for process in filter(None, {*there.tree, there.supervisor}):
         with suppress(psutil.NoSuchProcess):
             one = psutil.Process(process.pid)
             what = known.get(process) or _ROLES.get(one.name().partition("_")[0], "helper")
