@@ -34,13 +34,14 @@ class Lab:
         # Neither a vLLM of the tests nor settings of theirs: what a newcomer has.
         inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GEARSHIFT_", "HF_"))}
         variables = {"GEARSHIFT_HOME": str(home), "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter")}
-        with (home / "lab.log").open("wb") as log:
+        self.log = home / "lab.log"
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=folder, env=inherited | variables, stdout=log, stderr=log
             )
         deadline = time.monotonic() + 60
         while not self.ask("/api/status"):
-            assert time.monotonic() < deadline, (home / "lab.log").read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.2)
 
     def ask(self, path):
@@ -102,3 +103,5 @@ def test_from_the_first_notebook_to_the_end_of_the_fourth(lab, visit):
         warned = [out.text for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
         assert warned == [], name
         assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), name
+    said = [line for line in lab.log.read_text().splitlines() if line.startswith("[W")]
+    assert said == [], "a warning that nobody explains"
