@@ -188,7 +188,8 @@ def test_losers_are_stopped_after_one_load_and_settings_that_cannot_work_are_not
 
 def test_the_defaults_are_fine_where_nothing_that_is_searched_matters(play, model):
     play(batching=0.001)
-    found = search(aim(model, parameters="max-num-batched-tokens=1024/4096", most=6))
+    easy = parse_goals("p100 ttft < 5")  # also where the machine is busy with other things
+    found = search(aim(model, goals=easy, parameters="max-num-batched-tokens=1024/4096", most=6))
     what, gained = verdict(found)
     assert what is Verdict.DEFAULT
     assert found.default.users == found.best.users == 6
