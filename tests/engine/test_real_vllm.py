@@ -196,9 +196,9 @@ async def test_two_servers_are_asked_one_is_killed_and_one_stopped(vllm, started
             if alive(text.process):
                 os.kill(text.process.pid, signal.SIGKILL)
 
-    # Random weights may end one of them before it is killed; half an answer is never passed off
+    # Random weights may end some of them before it is killed; half an answer is never passed off
     # as a whole one.
-    asked = await asyncio.gather(*(ask_and_kill() for _ in range(6)), return_exceptions=True)
+    asked = await asyncio.gather(*(ask_and_kill() for _ in range(40)), return_exceptions=True)
     assert [type(error) for error in asked if error and not isinstance(error, ProviderError)] == []
     assert any(asked)
     deadline = time.monotonic() + 5
