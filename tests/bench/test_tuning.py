@@ -134,6 +134,7 @@ def test_a_loser_is_asked_once_and_who_holds_as_many_goes_on():
 # ---- the search
 
 
+@pytest.mark.soak
 def test_the_best_setting_is_found_by_a_third_of_the_grids_starts_and_a_failed_one_is_explained(
     play, model
 ):
