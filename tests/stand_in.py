@@ -12,6 +12,19 @@ from typing import Literal, NamedTuple
 _PACKAGE = Path(__file__).parent / "vllm_stand_in"
 
 
+def small_model(folder: Path) -> Path:
+    """A model's folder that the checks and the plan take for one; the stand-in loads nothing."""
+    folder.mkdir(parents=True)
+    shape = {
+        "num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 256,
+        "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 384,
+        "max_position_embeddings": 4096,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(shape), "utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
 def stand_in(
     folder: Path,
     *,

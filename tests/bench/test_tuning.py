@@ -27,7 +27,7 @@ from gearshift.engine.profiles import profiles
 from gearshift.engine.start import Wish as StartWish
 from gearshift.engine.start import prepare
 from gearshift.settings import load_settings
-from stand_in import end_stand_in, stand_in, stand_in_processes, stand_in_starts
+from stand_in import end_stand_in, small_model, stand_in, stand_in_processes, stand_in_starts
 
 GEARSHIFT = [sys.executable, "-c", "from gearshift.cli import main; main()"]
 GOALS = parse_goals("p100 ttft < 0.4")
@@ -38,16 +38,7 @@ LOAD = Wish(requests=24, input_tokens=8, output_tokens=3, warmup=1)
 
 @pytest.fixture
 def model(tmp_path):
-    folder = tmp_path / "models" / "small"
-    folder.mkdir(parents=True)
-    shape = {
-        "num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 256,
-        "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 384,
-        "max_position_embeddings": 4096,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(shape), "utf-8")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
+    return small_model(tmp_path / "models" / "small")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A notebook's servers, on vLLM's stand-in: a port that is taken, interruptions, a search."""
 
-import json
 import os
 import socket
 
@@ -12,21 +11,12 @@ from gearshift.bench.tuning import Aim, Outcome
 from gearshift.errors import EngineError
 from gearshift.notebook import _servers, _show
 from gearshift.settings import load_settings, port_of
-from stand_in import end_stand_in, stand_in, stand_in_processes
+from stand_in import end_stand_in, small_model, stand_in, stand_in_processes
 
 
 @pytest.fixture
 def model(tmp_path):
-    folder = tmp_path / "models" / "small"
-    folder.mkdir(parents=True)
-    shape = {
-        "num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 256,
-        "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 384,
-        "max_position_embeddings": 4096,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(shape), "utf-8")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
+    return small_model(tmp_path / "models" / "small")
 
 
 @pytest.fixture
