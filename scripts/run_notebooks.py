@@ -75,7 +75,7 @@ def run(path: Path, folder: Path) -> None:
                 "language": "python",
                 "name": "python3",
             },
-            "language_info": {"name": "python"},
+            "language_info": notebook.metadata.language_info,  # else opening it is a change
             "gearshift": {"ran": digest(notebook)},
         }
     )

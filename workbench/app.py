@@ -10,7 +10,7 @@ import streamlit as st
 from gearshift import logs
 from gearshift.errors import SettingsError
 from gearshift.settings import load_settings
-from parts import races, warm
+from parts import races, state, warm
 
 races.prevent()
 st.set_page_config(page_title="Gearshift", page_icon="⚙️", layout="wide")
@@ -24,6 +24,8 @@ except SettingsError as wrong:
     st.stop()
 
 logs.configure(settings, console=True)
+
+state.keep_forms()
 
 st.logo(Path(__file__).with_name("logo.svg"), size="large")
 

@@ -53,6 +53,11 @@ class GearshiftError(Exception):
         }
 
 
+def unexpected(bug: Exception, hint: str = "please report it; see the log") -> GearshiftError:
+    """What a person is told of a mistake of ours."""
+    return GearshiftError(f"unexpected {type(bug).__name__}: {bug}", hint=hint)
+
+
 class SettingsError(GearshiftError):
     """A setting has a value that cannot work."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from gearshift.errors import GearshiftError
+from gearshift.errors import GearshiftError, unexpected
 from parts.markdown import plain
 from parts.state import show_problem
 
@@ -46,9 +46,7 @@ class Job:
             self.error = error
         except Exception as bug:
             log.exception("unexpected")
-            self.error = GearshiftError(
-                f"unexpected {type(bug).__name__}: {bug}", hint="please report it; the log has more"
-            )
+            self.error = unexpected(bug)
 
     def tell(self, words: str, share: float | None = None) -> None:
         """How far it is, in words and from 0 to 1; does not return once the job is stopped."""

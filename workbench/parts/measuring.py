@@ -6,6 +6,7 @@ import streamlit as st
 
 from gearshift.bench.background import Background
 from parts.markdown import plain
+from parts.state import show_problem
 
 
 def show_progress(job: Background, done: float, words: str, key: str) -> None:
@@ -26,3 +27,14 @@ def show_progress(job: Background, done: float, words: str, key: str) -> None:
         on_click=job.cancel,
         key=key,
     )
+
+
+def show_end(job: Background, key: str) -> None:
+    """What went wrong, until somebody has read it.
+
+    Args:
+        key: Of the button.
+    """
+    if job.problem is not None:
+        show_problem(job.problem)
+        st.button("Dismiss", icon=":material/close:", on_click=job.dismiss, key=key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from gearshift.errors import GearshiftError
@@ -41,6 +43,21 @@ def conversation() -> Conversation:
 def new_conversation() -> None:
     st.session_state.conversation = Conversation()
     st.query_params.pop("c", None)
+
+
+def form(name: str, first: Any = None) -> str:
+    """The key of a field whose value stays when its page is left; `first` is its first value."""
+    key = f"form: {name}"
+    if first is not None:
+        st.session_state.setdefault(key, first)
+    return key
+
+
+def keep_forms() -> None:
+    """To be called on every page: Streamlit forgets the fields that are not shown."""
+    for key in st.session_state:
+        if str(key).startswith("form: "):
+            st.session_state[key] = st.session_state[key]
 
 
 def show_problem(problem: GearshiftError) -> None:

@@ -12,9 +12,9 @@ from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 from parts.bench import offer_report, show_comparison, show_record
 from parts.markdown import plain
-from parts.measuring import show_progress
+from parts.measuring import show_end, show_progress
 from parts.refreshed import refreshed
-from parts.state import show_problem
+from parts.state import form, show_problem
 
 _NOTHING = "(nothing)"
 
@@ -36,11 +36,11 @@ def _form() -> None:
         "Scenario",
         list(SCENARIOS),
         format_func=lambda slug: SCENARIOS[slug].title,
-        key="bench-scenario",
+        key=form("bench-scenario"),
     )
     scenario = SCENARIOS[name]
     providers = right.multiselect(
-        "Servers", scenario.providers, scenario.providers, key=f"bench-servers-{name}"
+        "Servers", scenario.providers, key=form(f"bench-servers-{name}", list(scenario.providers))
     )
     st.caption(plain(scenario.what))
     one, two, three = st.columns(3)
@@ -49,12 +49,12 @@ def _form() -> None:
         1,
         value=None,
         placeholder="four for each person",
-        key="bench-requests",
+        key=form("bench-requests"),
     )
     repeat = two.number_input(
-        "Repetitions", 1, 50, 1, help="From three on there are intervals.", key="bench-repeat"
+        "Repetitions", 1, 50, help="From three on there are intervals.", key=form("bench-repeat")
     )
-    seed = three.number_input("Seed", 0, value=0, key="bench-seed")
+    seed = three.number_input("Seed", 0, key=form("bench-seed"))
     wish = Wish(requests=int(requests) if requests else None, repeat=int(repeat), seed=int(seed))
     # As on the Servers page: a button's own value can get lost while a part of the page is
     # refreshed, and what is measured is what the form says now, so the callback only takes a note.
@@ -89,9 +89,12 @@ def _live() -> None:
     if last is None:
         return
     if not last.running:
-        if last.problem is not None:
-            show_problem(last.problem)
-        elif last.name is not None and st.session_state.get("bench-seen") != last.name:
+        show_end(last, "bench-dismiss")
+        if (
+            last.problem is None
+            and last.name is not None
+            and st.session_state.get("bench-seen") != last.name
+        ):
             # Once: so that what was kept is in the list below.
             st.session_state["bench-seen"] = last.name
             st.session_state["bench-kept"] = last.name
@@ -101,6 +104,8 @@ def _live() -> None:
         series = last.series
         done, words = 0.0, "looking for servers"
         if series is not None:
+            for server, why in series.skipped.items():
+                st.warning(plain(f"{server} is not measured: {why}"))
             now = series.progress
             number = min(len(series.measured) + 1, series.planned)
             what = "cancelling" if last.cancelling else series.now

@@ -8,14 +8,14 @@ from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, job, open_tuning
 from gearshift.bench.tuning.result import aim_of, figures, kept_names, load
 from gearshift.bench.tuning.space import NAMES
-from gearshift.bench.tuning.tune import Tuning, folder
+from gearshift.bench.tuning.tune import Tuning, folder, is_tuning
 from gearshift.engine.profiles import OPTIONS
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 from parts.markdown import plain
-from parts.measuring import show_progress
+from parts.measuring import show_end, show_progress
 from parts.refreshed import refreshed
-from parts.state import show_problem
+from parts.state import form, show_problem
 from parts.tuning import show_result, show_search
 
 _PROMPTS = {
@@ -43,34 +43,36 @@ def _form() -> Aim | None:
     settings = load_settings()
     wide, narrow = st.columns([3, 2])
     model = wide.text_input(
-        "Model", placeholder="a Hub id, a folder, or an Ollama name", key="tune-model"
+        "Model", placeholder="a Hub id, a folder, or an Ollama name", key=form("tune-model")
     )
     goals = narrow.text_input(
         "Goals",
-        "p95 ttft < 1",
         help="Several by commas; ttft, tpot, itl and e2el in seconds.",
-        key="tune-goals",
+        key=form("tune-goals", "p95 ttft < 1"),
     )
     chosen = st.multiselect(
         "Search over",
         list(_OPTIONS),
         placeholder="the guide's: sequences, tokens in a step, and memory on GPUs",
-        key="tune-parameters",
+        key=form("tune-parameters"),
     )
     one, two, three = st.columns(3)
-    prompts = one.selectbox("People ask", _PROMPTS, key="tune-prompts")
+    prompts = one.selectbox("People ask", _PROMPTS, key=form("tune-prompts"))
     made_up = _PROMPTS[prompts] is None
     length = two.number_input(
-        "Tokens of a prompt", 1, value=200, disabled=not made_up, key="tune-input"
+        "Tokens of a prompt", 1, disabled=not made_up, key=form("tune-input", 200)
     )
-    answer = three.number_input("Tokens of an answer", 1, value=128, key="tune-output")
+    answer = three.number_input("Tokens of an answer", 1, key=form("tune-output", 128))
     four, five, six = st.columns(3)
-    starts = four.number_input("Starts at most", 1, 200, 12, key="tune-starts")
-    most = five.number_input("People at most", 1, 10_000, 256, key="tune-most")
+    starts = four.number_input("Starts at most", 1, 200, key=form("tune-starts", 12))
+    most = five.number_input("People at most", 1, 10_000, key=form("tune-most", 256))
     rounds = six.number_input(
-        "Rounds of the proof", 0, 50, 5, help="From three on there is an interval.",
-        key="tune-rounds",
-    )  # fmt: skip
+        "Rounds of the proof",
+        0,
+        50,
+        help="From three on there is an interval.",
+        key=form("tune-rounds", 5),
+    )
     if not model.strip():
         return None
     asked = Wish(
@@ -137,12 +139,16 @@ def _begin(aim: Aim, fresh: bool = False) -> None:
 def _live() -> None:
     """The search that runs, as far as it is."""
     last = job.last_job()
+    if (last is None or not last.running) and is_tuning(load_settings().home_dir):
+        st.info(
+            "A search that was begun elsewhere, by `gearshift tune` for instance, is under way on "
+            "this machine. What it finds is in the list below when it has ended."
+        )
     if last is None:
         return
     tuning = last.tuning
     if not last.running:
-        if last.problem is not None:
-            show_problem(last.problem)
+        show_end(last, "tune-dismiss")
         if st.session_state.get("tune-seen") != id(last):
             # Once: so that what was kept is in the list below.
             st.session_state["tune-seen"] = id(last)

@@ -11,7 +11,8 @@ From Python, for a server's speed with one person and with ten:
 from gearshift.bench.load import Load, Progress, run_load
 from gearshift.bench.metrics import Goal, Request, Run, parse_goals
 from gearshift.bench.prompts import Workload
-from gearshift.bench.series import Measured, Series, Wish, measure, record
+from gearshift.bench.records import record
+from gearshift.bench.series import Measured, Series, Wish, measure
 from gearshift.bench.target import Target, find_service, find_target
 
 __all__ = [

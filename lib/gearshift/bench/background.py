@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from gearshift.errors import GearshiftError
+from gearshift.errors import GearshiftError, unexpected
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,10 @@ class Background(ABC):
         """Ends it; what was measured until then is kept."""
         self.cancelled.set()
 
+    def dismiss(self) -> None:
+        """The problem was read, and is not shown again."""
+        self.problem = None
+
     def _run(self) -> None:
         try:
             self.work()
@@ -68,6 +72,4 @@ class Background(ABC):
             self.problem = problem
         except Exception as bug:
             log.exception("unexpected, while measuring")
-            self.problem = GearshiftError(
-                f"unexpected {type(bug).__name__}: {bug}", hint="please report it; see the log"
-            )
+            self.problem = unexpected(bug)

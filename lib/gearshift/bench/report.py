@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from html import escape
+from statistics import median
 from typing import Any
 
 from gearshift.bench.charts import Chart, Line, svg
@@ -34,7 +35,7 @@ def label(run: dict[str, Any]) -> str:
 def charts(record: dict[str, Any]) -> list[Chart]:
     """Throughput against people, TTFT and ITL percentiles, and latency against throughput.
 
-    Of repetitions the one in the middle by throughput is drawn; invalid runs are not.
+    Of repetitions the median of each figure is drawn, as the tables have it; invalid runs are not.
     """
     curves = _curves(record)
     people = "people at once"
@@ -74,9 +75,26 @@ def _curves(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             groups.setdefault((label(run), run["concurrency"]), []).append(run)
     curves: dict[str, list[dict[str, Any]]] = {}
     for (name, _), runs in sorted(groups.items(), key=lambda item: item[0]):
-        runs.sort(key=lambda run: float(run["output_tokens_per_s"] or 0))
-        curves.setdefault(name, []).append(runs[len(runs) // 2])
+        curves.setdefault(name, []).append(_middle(runs))
     return curves
+
+
+_DRAWN = ("ttft_s", "itl_s")
+
+
+def _middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is drawn of several repetitions."""
+    middle: dict[str, Any] = {
+        metric: {which: _median([run[metric][which] for run in runs]) for which in runs[0][metric]}
+        for metric in _DRAWN
+    }
+    speed = _median([run["output_tokens_per_s"] for run in runs])
+    return middle | {"concurrency": runs[0]["concurrency"], "output_tokens_per_s": speed}
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def _line(
@@ -175,20 +193,20 @@ def goals_met(run: dict[str, Any]) -> str:
 def intervals(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The heads and rows of a table: medians over repetitions with their 95 % intervals.
 
-    No rows where nothing was measured three times.
+    No rows where nothing was to be measured three times; fewer runs that count have no interval.
     """
-    heads = ["server", "people", "repetitions", *(name for name, _, _ in _SURE)]
-    rows = []
-    for group in record["summary"]:
-        known = [
-            (group.get(key) or {"median": None, "confidence_interval": None}, scale)
-            for _, key, scale in _SURE
-        ]
-        if any(one["confidence_interval"] for one, _ in known):
-            people = group["concurrency"] or f"{group.get('rate') or 0:g}/s"
-            figures = [_around(one, scale) for one, scale in known]
-            rows.append([group["target"], str(people), str(group["repetitions"]), *figures])
+    heads = ["server", "people", "runs that count", *(name for name, _, _ in _SURE)]
+    wanted, rows = record["wish"]["repeat"], []
+    for group in record["summary"] if wanted >= _FOR_AN_INTERVAL else ():
+        people = group["concurrency"] or f"{group.get('rate') or 0:g}/s"
+        unknown = {"median": None, "confidence_interval": None}  # of records made before it was one
+        figures = [_around(group.get(key) or unknown, scale) for _, key, scale in _SURE]
+        count = f"{group['repetitions']} of {wanted}"
+        rows.append([group["target"], str(people), count, *figures])
     return heads, rows
+
+
+_FOR_AN_INTERVAL = 3
 
 
 _SURE = (

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gearshift.bench.ollama_tuned import tuned_ollama
-from gearshift.bench.series import Series, Wish, record
+from gearshift.bench.records import record
+from gearshift.bench.series import Series, Wish
 from gearshift.bench.target import Target, find_service, find_target
 from gearshift.errors import GearshiftError
 from gearshift.providers import same_model

@@ -8,14 +8,14 @@ from typing import Any
 from gearshift.bench._exchange import exchange, reader_maker
 from gearshift.bench.metrics import Request
 from gearshift.bench.prompts import Messages, synthetic
-from gearshift.errors import GearshiftError, ProviderError, Unreachable
+from gearshift.errors import GearshiftError, ProviderError, SettingsError, Unreachable
 from gearshift.providers import BaseLLMService, LLMServiceFactory, run, same_model
 from gearshift.providers._base import Wire
 from gearshift.providers._models import choose_model
 from gearshift.providers._openai import OpenAICompatibleService
 from gearshift.providers.ollama import OllamaService
 from gearshift.schemas import GenerationRequest, Message, ModelInfo, SamplingParams
-from gearshift.settings import Settings, settings_with
+from gearshift.settings import Settings, settings_with, variable_name
 
 TEMPERATURE = 0.0
 _PROBES = (16, 80)  # words
@@ -87,7 +87,14 @@ def find_service(provider: str, url: str | None = None) -> BaseLLMService:
             f"the provider {provider} has no address", hint="leave out --url, or name another one"
         )
     address = url.rstrip("/").removesuffix("/v1")
-    return type(service)(settings_with(**{field_name: address}))
+    try:
+        return type(service)(settings_with(**{field_name: address}))
+    except SettingsError as wrong:
+        told = f"wrong settings: {variable_name(field_name)}="  # which nobody has set
+        if not wrong.message.startswith(told):
+            raise
+        what = f"the address {wrong.message.removeprefix(told)}"
+        raise SettingsError(what, hint="give another --url, like http://127.0.0.1:8000") from None
 
 
 def find_target(service: BaseLLMService, model: str | None = None) -> Target:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from gearshift import logs
-from gearshift.errors import GearshiftError, SettingsError
+from gearshift.errors import GearshiftError, SettingsError, unexpected
 from gearshift.settings import Settings, load_settings
 
 out = Console(highlight=False)
@@ -65,9 +65,4 @@ def reporting(as_json: bool, settings_too: bool = True) -> Iterator[None]:
     except Exception as bug:
         logging.getLogger(__name__).exception("unexpected")
         where = settings.home_dir / "logs" / "gearshift.log"
-        fail(
-            GearshiftError(
-                f"unexpected {type(bug).__name__}: {bug}", hint=f"please report it; see {where}"
-            ),
-            as_json,
-        )
+        fail(unexpected(bug, hint=f"please report it; see {where}"), as_json)

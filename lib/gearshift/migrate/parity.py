@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.bench import Series, Wish, find_target, measure
-from gearshift.bench.series import QUESTIONS, run_record
+from gearshift.bench.records import run_record
+from gearshift.bench.series import QUESTIONS
 from gearshift.migrate.inventory import Item
 from gearshift.migrate.pairs import Pair, Sides, compare
 from gearshift.migrate.plan import to_serve
@@ -54,9 +55,24 @@ def check_parity(
     on_stage: Callable[[str], None],
     on_pair: Callable[[Pair], None],
 ) -> dict[str, Any]:
-    """Compares a model on both servers; starts vLLM if nothing is there, and leaves it running.
+    """Examines a model, and keeps the report when it is whole, in place of the one before.
 
-    The report is kept when it is whole, in place of the one before.
+    Raises:
+        EngineError, ProviderError, IndexFault: as `examine`.
+    """
+    report = examine(item, exam, settings, on_stage, on_pair)
+    keep(report, report_file(item.name, settings))
+    return report
+
+
+def examine(
+    item: Item,
+    exam: Exam,
+    settings: Settings,
+    on_stage: Callable[[str], None],
+    on_pair: Callable[[Pair], None],
+) -> dict[str, Any]:
+    """Compares a model on both servers; starts vLLM if nothing is there, and leaves it running.
 
     Raises:
         EngineError: the questions cannot be read, or the model cannot be served.
@@ -86,9 +102,7 @@ def check_parity(
     if exam.people:
         on_stage("measuring speed")
         speed = _speed(item.name, name, exam, settings)
-    report = as_json(item.name, pairs, speed)
-    keep(report, report_file(item.name, settings))
-    return report
+    return as_json(item.name, pairs, speed)
 
 
 def _speed(

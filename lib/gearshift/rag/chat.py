@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gearshift.errors import ContextExceeded, GearshiftError, Truncated
+from gearshift.errors import ContextExceeded, GearshiftError, Truncated, unexpected
 from gearshift.providers import BaseLLMService, Fallback, Started
 from gearshift.providers._models import LEAST_CONTEXT, choose_model
 from gearshift.rag.citations import Citer, written_citations
@@ -126,10 +126,8 @@ async def write_answer(
         log.warning("no whole answer from %s: %s", answer.provider or "any provider", error)
     except Exception as bug:
         log.exception("unexpected")
-        unexpected = GearshiftError(
-            f"unexpected {type(bug).__name__}: {bug}", hint="ask again; please report it"
-        )
-        answer.error = unexpected.as_dict() | {"partial": answer.text}
+        told = unexpected(bug, hint="ask again; please report it")
+        answer.error = told.as_dict() | {"partial": answer.text}
         answer.state = State.FAILED
     finally:
         answer.timings.ended = answer.timings.ended or time.monotonic()

@@ -50,6 +50,7 @@ from gearshift.settings import Settings
 log = logging.getLogger(__name__)
 
 _QUESTION = 1500  # tokens of most questions about the handbook with their passages
+_LOOKED_AT = 0.5  # seconds that a lock is waited for: `is_tuning` takes it for a moment
 _MOST_PRUNED = 200  # settings that are not started, until nothing better is to be hoped for
 
 
@@ -168,11 +169,26 @@ def tune(
     return tuning
 
 
+def is_tuning(home: Path) -> bool:
+    """Whether somebody searches on this machine now, in whatever process."""
+    if not folder(home).exists():
+        return False
+    try:
+        with _lock(home, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lock(home: Path, timeout: float) -> FileLock:
+    return FileLock(folder(home) / "lock", timeout=timeout)
+
+
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Two searches at once would measure each other."""
     folder(home).mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(folder(home) / "lock", timeout=0)
+    lock = _lock(home, timeout=_LOOKED_AT)
     try:
         lock.acquire()
     except Timeout:

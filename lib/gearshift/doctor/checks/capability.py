@@ -7,8 +7,10 @@ from 8.9 on and FP4 from 10.0 on; older cards run such weights in 16 bits, which
 from __future__ import annotations
 
 from gearshift.doctor.checks._base import Finding, Machine, failed, passed, unknown, warning
+from gearshift.doctor.checks.gpus import NO_GPU
 from gearshift.engine.launch import Launch
 from gearshift.engine.records import State, all_records
+from gearshift.gpu import GPUState
 
 Capability = tuple[int, int]
 
@@ -38,7 +40,9 @@ def check_compute_capability(machine: Machine) -> Finding:
     cards = [gpu for gpu in machine.gpus.gpus if gpu.compute_capability is not None]
     if not cards:
         why = machine.gpus.problem or "no GPU tells its compute capability"
-        return unknown(why, "nvidia-smi --query-gpu=name,compute_cap --format=csv")
+        absent = machine.gpus.state is GPUState.NO_DRIVER
+        ask = "nvidia-smi --query-gpu=name,compute_cap --format=csv"
+        return unknown(why, NO_GPU if absent else ask)
     card = min(cards, key=lambda gpu: gpu.compute_capability or _LEAST)
     least = card.compute_capability or _LEAST
     name = f"GPU {card.index} ({card.name or 'unnamed'}) has compute capability {_shown(least)}"

@@ -19,6 +19,10 @@ from gearshift.gpu import GPU, GPUState, Holder
 _SMALL = 14.5 * GIB
 _FREE = 0.92  # of the memory: what vLLM wants when it is told nothing else
 _LOOK = "see what the driver says: nvidia-smi"
+NO_GPU = (
+    "none is needed for Ollama or the embedded model; vLLM runs on the processor, slowly: "
+    "gearshift engine install --cpu"
+)
 
 
 def check_driver(machine: Machine) -> Finding:
@@ -48,11 +52,7 @@ def check_gpus(machine: Machine) -> Finding:
     """Are there GPUs that answer, with the memory that the guide asks for?"""
     gpus = machine.gpus.gpus
     if not gpus:
-        return unknown(
-            machine.gpus.problem or "no NVIDIA GPU was found",
-            "none is needed for Ollama or the embedded model; vLLM runs on the processor, slowly: "
-            "gearshift engine install --cpu",
-        )
+        return unknown(machine.gpus.problem or "no NVIDIA GPU was found", NO_GPU)
     broken = [f"GPU {gpu.index}: {gpu.problem}" for gpu in gpus if gpu.problem]
     if broken:
         return failed("; ".join(broken), "see also: sudo dmesg | grep -i xid")
@@ -75,7 +75,9 @@ def check_gpu_memory(machine: Machine) -> Finding:
     """Is the GPUs' memory free for vLLM, and who holds it if not?"""
     gpus = [gpu for gpu in machine.gpus.gpus if gpu.problem is None]
     if not gpus:
-        return unknown(machine.gpus.problem or "there is no GPU to ask", _LOOK)
+        absent = machine.gpus.state is GPUState.NO_DRIVER
+        why = machine.gpus.problem or "there is no GPU to ask"
+        return unknown(why, NO_GPU if absent else _LOOK)
     free = {gpu: _free(gpu) for gpu in gpus}
     told, short = [], {}
     for gpu, share in free.items():

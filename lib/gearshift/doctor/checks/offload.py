@@ -28,6 +28,7 @@ def check_vllm_offload(machine: Machine) -> Finding:
     if not words:
         return unknown(
             "no server of this machine that can be looked at listens there",
+            "start one: gearshift serve MODEL; one of another user is seen by: "
             "ps -ef | grep cpu-offload-gb",
         )
     gib = offloaded(words)

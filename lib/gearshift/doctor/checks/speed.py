@@ -27,7 +27,8 @@ def check_vllm_speed(machine: Machine) -> Finding:
     now, ever = engine.now(), engine.since_start()
     if now is None:
         why = engine.readings[-1].problem or "it began anew meanwhile"
-        return unknown(f"vLLM's metrics cannot be read: {why}", "gearshift status --metrics")
+        start = "start a server: gearshift serve MODEL; then: gearshift status --metrics"
+        return unknown(f"vLLM's metrics cannot be read: {why}", start)
     if not now.running and _tokens(now) <= 1:
         # Else it is the doctor's own token.
         now = replace(now, generation_tokens_per_s=0.0, prompt_tokens_per_s=0.0, finished=0)

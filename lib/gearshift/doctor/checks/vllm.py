@@ -87,7 +87,10 @@ def check_vllm_token(machine: Machine) -> Finding:
             return unknown("vLLM serves no model", "gearshift serve MODEL")
         started = time.monotonic()
         run(service.generate("Hello", models[0].name, max_tokens=1))
-    except (Unreachable, Unauthorized) as wrong:
+    except Unreachable as absent:
+        start = "start a server: gearshift serve MODEL"
+        return unknown(f"vLLM cannot be asked: {absent.message}", start)
+    except Unauthorized as wrong:
         return unknown(f"vLLM cannot be asked: {wrong.message}", "gearshift providers")
     except (TimedOut, Overloaded) as slow:
         return warning(
