@@ -58,3 +58,5 @@ def test_a_failure_is_kept_for_the_page_and_a_bug_is_no_silence(caplog):
     ended(bug)
     assert "unexpected KeyError" in bug.problem.message
     assert "unexpected, while measuring" in caplog.text
+    bug.dismiss()
+    assert bug.problem is None

@@ -87,6 +87,13 @@ def test_a_remote_address_is_refused_unless_it_is_allowed():
     assert "GEARSHIFT_ALLOW_REMOTE" in found["error"]["message"]
 
 
+def test_an_address_that_is_none_blames_the_option_and_not_the_settings():
+    found, _ = bench("--url", "nowhere", status=1)
+    assert found["error"]["message"].startswith("the address 'nowhere'")
+    assert "VLLM_BASE_URL" not in json.dumps(found["error"])
+    assert "--url" in found["error"]["hint"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

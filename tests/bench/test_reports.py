@@ -8,7 +8,7 @@ import pytest
 
 from gearshift.bench import Series, Wish, measure, runs
 from gearshift.bench.charts import Chart, Line, svg, ticks
-from gearshift.bench.report import charts, html
+from gearshift.bench.report import charts, html, intervals
 from gearshift.bench.scenarios import SCENARIOS, crossover, finished, scenario_series
 from gearshift.errors import GearshiftError
 from scripted_server import ndjson, ollama
@@ -35,7 +35,7 @@ def test_the_report_is_one_page_with_all_that_is_needed_to_repeat_it(found):
     assert "as told" in page
 
 
-def test_repetitions_give_intervals_and_the_middle_one_is_drawn(found):
+def test_repetitions_give_intervals_and_their_medians_are_drawn(found):
     assert len(found["runs"]) == 6
     assert [(row["concurrency"], row["repetitions"]) for row in found["summary"]] == [
         (1, 3),
@@ -44,8 +44,24 @@ def test_repetitions_give_intervals_and_the_middle_one_is_drawn(found):
     for row in found["summary"]:
         low, high = row["ttft_p50_s"]["confidence_interval"]
         assert low <= row["ttft_p50_s"]["median"] <= high
-    drawn = charts(found)[0].lines
-    assert [[x for x, _ in line.points] for line in drawn] == [[1, 2]]
+    throughput, first_token, *_ = charts(found)
+    for chart, figure, scale in (
+        (throughput, "output_tokens_per_s", 1),
+        (first_token, "ttft_p50_s", 1000),
+    ):
+        medians = [row[figure]["median"] * scale for row in found["summary"]]
+        assert chart.lines[0].points == list(zip([1, 2], medians, strict=True))
+
+
+def test_runs_that_do_not_count_are_missed_and_said(found):
+    whole, _ = intervals(found)
+    found["summary"][0] |= {"repetitions": 2}
+    found["summary"][0]["ttft_p50_s"]["confidence_interval"] = None
+    heads, rows = intervals(found)
+    assert heads == whole
+    assert [row[:3] for row in rows] == [["vllm", "1", "2 of 3"], ["vllm", "2", "3 of 3"]]
+    assert "to" not in rows[0][heads.index("TTFT p50, ms")]
+    assert "to" in rows[1][heads.index("TTFT p50, ms")]
 
 
 def test_measurements_are_kept_and_compared(found, home):

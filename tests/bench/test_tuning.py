@@ -21,7 +21,7 @@ from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, Outcome, Point, Verdict, keep, open_tuning, tune
 from gearshift.bench.tuning.capacity import most_users
 from gearshift.bench.tuning.result import failed, sentence, verdict
-from gearshift.bench.tuning.tune import folder
+from gearshift.bench.tuning.tune import folder, is_tuning
 from gearshift.engine import servers
 from gearshift.engine.profiles import profiles
 from gearshift.engine.start import Wish as StartWish
@@ -223,7 +223,9 @@ def test_who_comes_while_another_tunes_loses_nothing_that_was_kept(play, model):
     place = folder(load_settings().home_dir)
     (kept,) = place.glob("*.json")
     before = kept.read_bytes()
+    assert not is_tuning(load_settings().home_dir)
     with FileLock(place / "lock"):
+        assert is_tuning(load_settings().home_dir)
         refused = subprocess.run(command(model), capture_output=True, text=True, timeout=60)
     assert (first.returncode, refused.returncode) == (0, 1)
     assert json.loads(refused.stdout)["error"]["kind"] == "busy"

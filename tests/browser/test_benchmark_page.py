@@ -27,6 +27,12 @@ def test_a_scenario_is_measured_and_its_report_downloaded(workbench, visit, quic
     expect(remove).to_have_count(1)
     remove.click()
     expect(remove).to_have_count(0)
+    page.get_by_role("link", name="Plan").click()  # what was chosen stays when the page is left
+    expect(page.get_by_role("heading", name="Plan")).to_be_visible()
+    page.get_by_role("link", name="Benchmark").click()
+    expect(main.get_by_text("Ten people ask")).to_be_visible()
+    expect(main.get_by_label("Remove vllm")).to_have_count(1)
+    expect(remove).to_have_count(0)
     main.get_by_role("button", name="Measure").click()
     expect(main.get_by_text("ollama was not measured")).to_be_visible()
     expect(main.get_by_role("button", name="Cancel")).to_have_count(0)

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import expect
 
+from gearshift.bench.tuning.tune import folder
 from stand_in import end_stand_in, stand_in, stand_in_processes
 
 _LONG = 300_000  # milliseconds: servers are started and loaded
@@ -38,7 +40,9 @@ def fill(page, label, value):
     box.press("Enter")
 
 
-def test_a_search_is_watched_cancelled_and_gone_on_with(workbench, visit, play, model):
+def test_a_search_is_watched_cancelled_and_gone_on_with(
+    workbench, visit, embedding_home, play, model
+):
     # Four sequences are too few for the eight people, and 256 with 8192 tokens do not start.
     python = play(start_seconds=0.2, batching=0.01, slow_tokens=0.3, room=1_000_000)
     page = visit(workbench(GEARSHIFT_VLLM_PYTHON=python).url)
@@ -58,6 +62,15 @@ def test_a_search_is_watched_cancelled_and_gone_on_with(workbench, visit, play, 
     fill(page, "Starts at most", 3)
     fill(page, "People at most", 8)
     fill(page, "Rounds of the proof", 1)
+    folder(embedding_home).mkdir(parents=True, exist_ok=True)
+    with FileLock(folder(embedding_home) / "lock"):  # somebody tunes in a shell
+        expect(page.get_by_text("was begun elsewhere")).to_be_visible()
+        page.get_by_role("button", name="Tune", exact=True).click()
+        refused = page.get_by_role("alert").filter(has_text="somebody is tuning")
+        expect(refused).to_be_visible()
+    expect(page.get_by_text("was begun elsewhere")).to_have_count(0)
+    page.get_by_role("button", name="Dismiss").click()
+    expect(refused).to_have_count(0)
     page.get_by_role("button", name="Tune", exact=True).click()
     expect(page.get_by_text("start 1 of 3")).to_be_visible()
     expect(page.get_by_text("4 at once")).to_be_visible()

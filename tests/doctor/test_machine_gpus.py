@@ -55,6 +55,14 @@ def test_a_driver_that_does_not_answer(machine, state, status):
     assert "what to do" in found.hint
 
 
+@pytest.mark.parametrize("check", [check_gpus, check_gpu_memory, check_compute_capability])
+def test_without_a_driver_nobody_is_sent_to_ask_it(machine, check):
+    found = check(machine())
+    assert found.status is Status.UNKNOWN
+    assert "nvidia-smi" not in found.hint
+    assert "gearshift engine install --cpu" in found.hint
+
+
 def test_a_driver_that_is_too_old_fails_only_where_vllm_is_wanted(machine, card):
     old = GPUs((card(),), "470.199", "11.4")
     found = check_driver(machine(gpus=old, llm_provider="vllm"))

@@ -206,9 +206,11 @@ def test_weights_in_main_memory(machine, started, words, status):
     assert check_vllm_offload(machine(vllm_base_url=started(*words))).status == status
 
 
-def test_nothing_is_known_of_weights_without_a_server(machine):
-    found = check_vllm_offload(machine(vllm_base_url=f"http://127.0.0.1:{free_port()}"))
+@pytest.mark.parametrize("check", [check_vllm_offload, check_vllm_token, check_vllm_speed])
+def test_without_a_server_the_next_thing_is_to_start_one(machine, check):
+    found = check(machine(vllm_base_url=f"http://127.0.0.1:{free_port()}"))
     assert found.status == "unknown"
+    assert "gearshift serve" in found.hint
 
 
 @pytest.mark.parametrize(
