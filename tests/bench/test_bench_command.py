@@ -87,6 +87,12 @@ def test_a_remote_address_is_refused_unless_it_is_allowed():
     assert "GEARSHIFT_ALLOW_REMOTE" in found["error"]["message"]
 
 
+def test_a_time_in_which_nobody_comes_is_no_measurement(known):
+    found, _ = bench("--url", known.url, "--rate", 0.01, "--duration", 1, status=1)
+    assert "not one request was sent" in found["error"]["message"]
+    assert "--rate" in found["error"]["hint"]
+
+
 def test_an_address_that_is_none_blames_the_option_and_not_the_settings():
     found, _ = bench("--url", "nowhere", status=1)
     assert found["error"]["message"].startswith("the address 'nowhere'")

@@ -1,5 +1,6 @@
 """The load generator against a server that knows what it sent, and when."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from gearshift.bench import (
     find_service,
     find_target,
     measure,
+    parse_goals,
     record,
     run_load,
 )
@@ -89,7 +91,7 @@ def test_every_figure_is_what_the_server_did(known, target, users, requests, scr
     agrees(run, workload, known.sent()[-requests:])
     assert run.counted_by == ("messages" if "usage=0" in script else "usage")
     assert run.output_tokens == requests * tokens
-    assert why_invalid(run) is None
+    assert why_invalid(run, os.cpu_count(), on_this_machine=False) is None
     if users == 200:
         assert len(run.clients) > 1
         assert run.client_cpu_percent < 100
@@ -221,12 +223,16 @@ def test_arrivals_have_the_rate_and_the_burstiness_that_were_asked_for(burstines
 
 def test_a_client_that_cannot_keep_up_makes_the_run_invalid(target):
     run = send(target("ttft=1"), Load(8, 50), 2)
+    assert why_invalid(run, 2, on_this_machine=True) is None
+    run.clients[0].cpu_s = 0.7 * run.duration_s
+    assert "the client was in the way: it took 70 %" in why_invalid(run, 2, on_this_machine=True)
+    assert why_invalid(run, 2, on_this_machine=False) is None
     run.clients[0].cpu_s = run.duration_s
-    assert "the client was the bottleneck" in why_invalid(run)
+    assert "the client was the bottleneck" in why_invalid(run, 64, on_this_machine=True)
     open_loop = send(target("ttft=1"), Load(None, 20, rate=50.0), 1)
     for request in open_loop.requests:
         request.due -= 1
-    assert "could not keep to the plan" in why_invalid(open_loop)
+    assert "could not keep to the plan" in why_invalid(open_loop, 64, on_this_machine=True)
 
 
 def test_prompts_have_the_length_that_was_asked_for_in_the_servers_own_tokens(known, target):
@@ -266,8 +272,11 @@ def test_too_few_requests_for_so_many_people_are_said(target):
     assert run["concurrency_mean"] <= 3
 
 
-def test_what_goes_wrong_later_does_not_cost_what_was_measured(target, monkeypatch):
-    right, broken = series_module.run_load, GearshiftError("a process ended", hint="again")
+@pytest.mark.parametrize(
+    "broken", [GearshiftError("a process ended", hint="again"), OSError("a process ended")]
+)
+def test_what_goes_wrong_later_does_not_cost_what_was_measured(target, monkeypatch, broken):
+    right = series_module.run_load
     outcomes = [right, broken, broken]
 
     def run(*arguments, **options):
@@ -280,9 +289,44 @@ def test_what_goes_wrong_later_does_not_cost_what_was_measured(target, monkeypat
     wish = Wish((1, 2, 3), 4, input_tokens=10, output_tokens=2)
     found = record(measure(Series(wish, [target("ttft=1")])))
     assert [run["concurrency"] for run in found["runs"]] == [1]
-    assert found["problem"]["message"] == "a process ended"
-    with pytest.raises(GearshiftError, match="a process ended"):
+    assert "a process ended" in found["problem"]["message"]
+    with pytest.raises(type(broken), match="a process ended"):
         measure(Series(wish, [target("ttft=1")]))
+
+
+def test_who_cancels_at_the_very_beginning_has_cancelled(target):
+    wire = target("ttft=1").wire(1, exactly=True)
+    workload = Workload.of("synthetic", synthetic(3, 1, 10))
+    (task,) = load_module._tasks(wire, workload, Load(1, duration_s=600), Budgets(5, 120, 30, 600))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gearshift.bench._worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    child.stdin.write(msgspec.json.encode(task) + b"\n")
+    child.stdin.flush()
+    assert b"ready" in child.stdout.readline()
+    out, _ = child.communicate(f"{time.monotonic()!r}\nstop\n".encode(), timeout=20)
+    assert b"result" in out
+    assert child.returncode == 0
+
+
+def test_a_run_that_was_cancelled_is_no_repetition(target):
+    cancel = threading.Event()
+
+    def step(series):
+        if len(series.measured) == 1 and series.progress.done > 2:
+            cancel.set()
+
+    goals = parse_goals("p95 e2el < 9")
+    wish = Wish((4,), 40, input_tokens=10, output_tokens=4, repeat=3, goals=goals)
+    found = record(measure(Series(wish, [target("ttft=20,itl=5")]), step, cancel))
+    assert [run["cancelled"] for run in found["runs"]] == [False, True]
+    assert [run["goals_met"] for run in found["runs"]] == [
+        {"p95 e2el < 9": True},
+        {"p95 e2el < 9": None},
+    ]
+    assert [row["repetitions"] for row in found["summary"]] == [1]
 
 
 def test_a_load_generator_whose_parent_has_gone_ends(target):

@@ -8,7 +8,7 @@ from gearshift.bench.prompts import Workload, conversations, from_file, question
 from gearshift.errors import GearshiftError
 from gearshift.rag.conversations import Conversation, save
 from gearshift.rag.prompt import SYSTEM, estimate
-from gearshift.schemas import Answer, State, Timings
+from gearshift.schemas import Answer, Passage, Source, State, Timings
 
 
 def text(messages):
@@ -95,12 +95,24 @@ def test_a_file_that_holds_no_prompts_is_refused(tmp_path, name, text, said):
 
 def test_conversations_are_sent_again_as_they_were(home):
     with pytest.raises(GearshiftError, match="there is no conversation"):
-        conversations(home)
+        conversations(home, 1000)
     turns = [
         Answer(f"Question {i}", Timings(0.0), state, f"Sources … {i}", f"Answer {i}")
         for i, state in enumerate((State.DONE, State.FAILED, State.DONE))
     ]
     save(home, Conversation(turns=turns))
-    ((first, second),) = conversations(home)
+    ((first, second),) = conversations(home, 1000)
     assert [m.content for m in second[1:]] == ["Sources … 0", "Answer 0", "Sources … 2"]
     assert text(second).startswith(text(first))
+    ((_, short),) = conversations(home, estimate(first[0].content) + 10)
+    assert [m.content for m in short[1:]] == ["Sources … 2"]  # as a chat leaves out what is old
+
+
+def test_a_conversation_with_documents_begins_as_it_did(home):
+    passage = Passage("p", "a.md", "Text", 0, 4)
+    turn = Answer(
+        "Why?", Timings(0.0), State.DONE, "Sources …", "So", sources=[Source(1, passage, 1.0)]
+    )
+    save(home, Conversation(turns=[turn]))
+    (((system, _),),) = conversations(home, 1000)
+    assert system.content == SYSTEM

@@ -8,8 +8,9 @@ import pytest
 
 from gearshift.bench import Series, Wish, measure, runs
 from gearshift.bench.charts import Chart, Line, svg, ticks
+from gearshift.bench.crossover import crossover
 from gearshift.bench.report import charts, html, intervals
-from gearshift.bench.scenarios import SCENARIOS, crossover, finished, scenario_series
+from gearshift.bench.scenarios import SCENARIOS, finished, scenario_series
 from gearshift.errors import GearshiftError
 from scripted_server import ndjson, ollama
 
@@ -83,16 +84,33 @@ def test_measurements_are_kept_and_compared(found, home):
             runs.load(name, home)
 
 
-def summary(**speeds):
-    return [
+def measured(models=None, intervals=None, cancelled=False, **speeds):
+    """A record: `None` for a run that is invalid, 0 for one whose requests all failed."""
+    runs = [
         {
-            "target": target.replace("_", " "),
+            "provider": target,
+            "variant": None,
+            "model": (models or {}).get(target, "mistral:7b"),
             "concurrency": users,
-            "output_tokens_per_s": {"median": speed},
+            "cancelled": False,
+            "invalid": "the client was in the way" if speed is None else None,
+            "output_tokens_per_s": speed or None,
         }
         for target, by_users in speeds.items()
         for users, speed in by_users.items()
     ]
+    summary = [
+        {
+            "target": target,
+            "concurrency": users,
+            "output_tokens_per_s": {"median": speed, "confidence_interval": interval},
+        }
+        for target, by_users in speeds.items()
+        for users, speed in by_users.items()
+        if speed
+        for interval in [intervals and (speed - intervals, speed + intervals)]
+    ]
+    return {"runs": runs, "summary": summary, "cancelled": cancelled}
 
 
 @pytest.mark.parametrize(
@@ -104,16 +122,44 @@ def summary(**speeds):
         ({"vllm": {1: 90, 5: 99}, "ollama": {1: 50, 5: 60}}, 1, "at every number of people"),
         ({"embedded": {1: 90, 5: 99}, "ollama": {1: 50, 5: 60}}, None, "vLLM was not measured"),
         ({"vllm": {1: 90, 5: 99}}, None, "Another server was not measured"),
+        # What broke there does not pay there; where another one broke, vLLM does.
+        ({"vllm": {1: 20, 5: 80, 10: 0}, "ollama": {1: 50, 5: 60, 10: 60}}, None, "does not pay"),
+        ({"vllm": {1: 20, 5: 80}, "ollama": {1: 50, 5: 0}}, 5, "beside 0 of ollama"),
+        ({"vllm": {1: 20, 5: 80, 10: None}, "ollama": {1: 50, 5: 60, 10: 60}}, 5,
+         "With 10 people not all of them could be measured"),
+        ({"vllm": {1: None, 5: None}, "ollama": {1: 50, 5: 60}}, None, "pay is open"),
     ],
-)
+)  # fmt: skip
 def test_where_vllm_pays_is_said_as_it_is(speeds, users, sentence):
-    answer = crossover(summary(**speeds))
+    answer = crossover(measured(**speeds))
     assert answer["users"] == users
     assert sentence in answer["sentence"]
 
 
+def test_another_model_is_no_rival_and_where_there_is_no_other_it_is_said():
+    speeds = {"vllm": {1: 20, 5: 80}, "ollama": {1: 50, 5: 60}, "embedded": {1: 99, 5: 99}}
+    answer = crossover(measured({"embedded": "smollm2:135m"}, **speeds))
+    assert answer["users"] == 5
+    assert "Left out, with another model: embedded" in answer["sentence"]
+    del speeds["ollama"]
+    answer = crossover(measured({"embedded": "smollm2:135m"}, **speeds))
+    assert answer["users"] is None
+    assert "do not have the same model (vllm has mistral:7b, embedded has" in answer["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"), [(None, "measured once or twice"), (30, "overlap"), (1, "ollama.")]
+)
+def test_what_may_be_chance_is_called_so(interval, said):
+    speeds = {"vllm": {1: 20, 5: 80}, "ollama": {1: 50, 5: 60}}
+    sentence = crossover(measured(intervals=interval, **speeds))["sentence"]
+    assert said in sentence
+    assert ("chance" in sentence) == (interval != 1)
+    assert "cancelled" in crossover(measured(cancelled=True, **speeds))["sentence"]
+
+
 def test_one_number_of_people_says_nothing_of_a_crossover():
-    assert crossover(summary(vllm={10: 90}, ollama={10: 20})) is None
+    assert crossover(measured(vllm={10: 90}, ollama={10: 20})) is None
 
 
 @pytest.mark.parametrize("top", [0, 0.003, 0.7, 1, 4, 26, 99, 100, 1234, 99999])

@@ -13,20 +13,24 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from filelock import FileLock
 
 from gearshift.bench import Wish, parse_goals
-from gearshift.bench.tuning import Aim, Outcome, Point, Verdict, keep, open_tuning, tune
+from gearshift.bench.tuning import Aim, Outcome, Point, Trial, Verdict, keep, open_tuning, tune
 from gearshift.bench.tuning.capacity import most_users
 from gearshift.bench.tuning.result import failed, sentence, verdict
+from gearshift.bench.tuning.retest import Round, gain
 from gearshift.bench.tuning.tune import folder, is_tuning
 from gearshift.engine import servers
 from gearshift.engine.profiles import profiles
 from gearshift.engine.start import Wish as StartWish
-from gearshift.engine.start import prepare
+from gearshift.engine.start import carry_out, prepare
+from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
+from places import free_port
 from stand_in import end_stand_in, small_model, stand_in, stand_in_processes, stand_in_starts
 
 GEARSHIFT = [sys.executable, "-c", "from gearshift.cli import main; main()"]
@@ -214,6 +218,76 @@ def test_defaults_that_were_not_compared_are_not_called_fine(play, model):
     found = search(aim(model, parameters="max-num-seqs=4/8", starts=1, rounds=0, most=2))
     assert verdict(found) == (Verdict.UNPROVEN, None)
     assert "nothing else was measured" in sentence(found)
+    nothing_is_left(play)
+
+
+def trial(number, setting, users, outcome=Outcome.MEASURED):
+    points = [point(users or 1, holds=outcome is Outcome.MEASURED)]
+    return Trial(number, "the search", setting, outcome, points, users)
+
+
+def test_a_search_that_broke_off_says_so_and_makes_no_profile(play, model):
+    play()
+    settings = load_settings()
+    found = open_tuning(aim(model), settings)
+    found.trials.append(trial(1, {}, 8))
+    found.trials.append(trial(2, {"max_num_seqs": 4}, 8, Outcome.STOPPED))
+    kept = keep(found, settings)
+    assert (kept["complete"], kept["verdict"], kept["profile"]) == (False, "unproven", None)
+    assert "has not come to its end: the best so far is vLLM's defaults (8 people" in sentence(
+        found
+    )
+    assert profiles(settings.home_dir).keys() == {"latency", "throughput"}
+    found.trials.clear()
+    assert "nothing was measured" in sentence(found)
+    found.complete = True
+    assert verdict(found) == (Verdict.NONE, None)
+
+
+def test_defaults_that_broke_under_load_are_nothing_to_beat(play, model):
+    play()
+    found = open_tuning(aim(model), load_settings())
+    found.trials.append(trial(1, {}, 0, Outcome.FAILED))
+    found.trials.append(trial(2, {"max_num_seqs": 4}, 8))
+    found.complete = True
+    assert verdict(found) == (Verdict.ONLY, None)
+    assert "vLLM's defaults do not work" in sentence(found)
+
+
+def test_rounds_in_which_the_client_was_in_the_way_prove_nothing():
+    good = [Round(point(8, holds=True), point(8, holds=True)) for _ in range(4)]
+    bad = Round(
+        point(8, holds=True), replace(point(8, holds=True), goodput_per_s=90.0, invalid="?")
+    )
+    assert gain([*good, bad]) == gain(good)
+    assert gain([bad]) is None
+
+
+def test_prompts_and_weights_that_have_changed_are_another_question(play, model, tmp_path):
+    play()
+    settings, file = load_settings(), tmp_path / "asked.txt"
+    with pytest.raises(GearshiftError, match="cannot read"):  # before anything is started
+        open_tuning(aim(model, load=Wish(prompts=str(file))), settings)
+    names = set()
+    for text in ("Why?", "How?"):
+        file.write_text(text, "utf-8")
+        names.add(open_tuning(aim(model, load=Wish(prompts=str(file))), settings).name)
+    (model / "model.safetensors").write_bytes(b"others")
+    names.add(open_tuning(aim(model, load=Wish(prompts=str(file))), settings).name)
+    assert len(names) == 3
+
+
+def test_the_server_of_a_search_that_was_killed_ends_before_any_other(play, model):
+    play()
+    settings, port = load_settings(), free_port()
+    folder(settings.home_dir).mkdir(parents=True)
+    (folder(settings.home_dir) / "port").write_text(str(port), "ascii")
+    carry_out(StartWish(str(model), port=port), settings)
+    assert stand_in_processes(play.folder)
+    step = threading.Event()
+    step.set()
+    found = search(aim(model), cancel=step, fresh=True)
+    assert found.cancelled
     nothing_is_left(play)
 
 

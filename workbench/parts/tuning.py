@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from gearshift.bench.tuning import Outcome, Verdict
+from gearshift.bench.tuning.result import people_of
 from parts.markdown import plain
 
 _COLORS = {
@@ -40,13 +41,6 @@ def _name(trial: dict[str, Any]) -> str:
     return f"{trial['number']} · {trial['words']}"
 
 
-def _people_of(trial: dict[str, Any]) -> str:
-    """How many it serves; of a loser only that it is fewer than it was asked for."""
-    if trial["outcome"] == Outcome.STOPPED:
-        return f"< {min(point['users'] for point in trial['points'] if not point['holds'])}"
-    return str(trial["users"]) if trial["outcome"] == Outcome.MEASURED else "–"
-
-
 def _people(found: dict[str, Any]) -> None:
     """A bar for each setting: the most people with whom the goals are met."""
     best = (found["best"] or {}).get("number")
@@ -54,7 +48,7 @@ def _people(found: dict[str, Any]) -> None:
         {
             "setting": _name(trial) + (" ★" if trial["number"] == best else ""),
             "people": trial["users"],
-            "shown": f"{_people_of(trial)} {trial['cause'] or ''}",
+            "shown": f"{people_of(trial)} {trial['cause'] or ''}",
             "outcome": trial["outcome"],
             "why": trial["cause"] or trial["reason"] or trial["label"],
         }
@@ -154,7 +148,7 @@ def _table(found: dict[str, Any]) -> pd.DataFrame:
                 "setting": trial["words"],
                 "from": trial["label"],
                 "result": trial["outcome"],
-                "people": _people_of(trial),
+                "people": people_of(trial),
                 "in time/s": _rounded(trial["goodput_per_s"]),
                 "tokens/s": _rounded(trial["output_tokens_per_s"]),
                 "loads": len(trial["points"]),
@@ -184,14 +178,20 @@ def _reasons(found: dict[str, Any]) -> None:
                 st.markdown(f"**Fix** {plain(trial['fix'])}")
 
 
+def is_complete(found: dict[str, Any]) -> bool:
+    """Whether a search has come to its end; records of older versions only know if not."""
+    return bool(found.get("complete", not found["cancelled"]))
+
+
 def show_result(found: dict[str, Any]) -> None:
     """The verdict, the command and the profile."""
     shown = {Verdict.BETTER: st.success, Verdict.NONE: st.error, Verdict.UNPROVEN: st.warning}
-    if found["cancelled"]:
-        st.info("It was cancelled; it can go on where it stopped.")
+    if not is_complete(found):
+        how = "It was cancelled" if found["cancelled"] else "It broke off"
+        st.info(f"{how}; it can go on where it stopped. {plain(found['sentence'])}")
     elif found["trials"]:
         shown.get(found["verdict"], st.info)(plain(found["sentence"]))
-    if found["cancelled"] or not found["command"]:
+    if not is_complete(found) or not found["command"]:
         return
     st.code(shlex.join(found["command"]), language="bash", wrap_lines=True)
     if found["profile"]:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from gearshift.bench import Wish, job, runs
 from gearshift.bench.scenarios import SCENARIOS
+from gearshift.bench.tuning.tune import is_tuning
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 from parts.bench import offer_report, show_comparison, show_record
@@ -76,6 +77,8 @@ def _start(name: str, wish: Wish, providers: tuple[str, ...]) -> None:
     command += ["--requests", str(wish.requests)] if wish.requests else []
     for provider in providers:
         command += ["--provider", provider]
+    if is_tuning(load_settings().home_dir):
+        st.warning("A search for settings is under way on this machine: the two measure each other")
     try:
         job.start(name, wish, providers, shlex.join(command))
     except GearshiftError as problem:

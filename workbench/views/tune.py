@@ -16,7 +16,7 @@ from parts.markdown import plain
 from parts.measuring import show_end, show_progress
 from parts.refreshed import refreshed
 from parts.state import form, show_problem
-from parts.tuning import show_result, show_search
+from parts.tuning import is_complete, show_result, show_search
 
 _PROMPTS = {
     "Questions about the handbook": "questions",
@@ -121,11 +121,17 @@ def _start(aim: Aim | None) -> None:
         type="primary",
         icon=":material/tune:",
         disabled=aim is None,
-        on_click=lambda: st.session_state.update(tune_pressed=True),
+        on_click=_press,
         key="tune-start",
     )
     if st.session_state.pop("tune_pressed", False) and aim is not None:
-        _begin(aim, fresh=bool(st.session_state.get("tune-fresh")))
+        # Once: who cancels that search and begins again wants to go on.
+        _begin(aim, fresh=bool(st.session_state.pop("fresh_wanted", False)))
+
+
+def _press() -> None:
+    fresh = st.session_state.pop("tune-fresh", False)
+    st.session_state.update(tune_pressed=True, fresh_wanted=fresh)
 
 
 def _begin(aim: Aim, fresh: bool = False) -> None:
@@ -182,7 +188,7 @@ def _kept() -> None:
     goals = ", ".join(goal["words"] for goal in found["goals"])
     st.caption(plain(f"{found['model']}, {goals}, {found['made']}"))
     show_result(found)
-    if found["cancelled"]:
+    if not is_complete(found):
         st.button(
             "Go on",
             icon=":material/play_arrow:",

@@ -127,10 +127,12 @@ class _Worker:
         _say({"result": Result(finished, ended, spent, self.late_s, unfinished)})
 
     def _listen(self) -> None:
-        line = os.read(0, 100)
-        if not line:
+        data = os.read(0, 100)
+        if not data:
             asyncio.get_running_loop().remove_reader(0)
-        self.told.put_nowait(line)
+            self.told.put_nowait(b"")
+        for line in data.splitlines(keepends=True):  # who cancels at once says two things
+            self.told.put_nowait(line)
 
     async def _work(self) -> None:
         if self.task.arrivals:

@@ -5,6 +5,7 @@ There is one at a time in a process, a benchmark or a search: two would measure 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -13,6 +14,8 @@ from typing import ClassVar
 from gearshift.errors import GearshiftError, unexpected
 
 log = logging.getLogger(__name__)
+
+_GRACE = 30.0  # seconds for the end of servers, when the process ends
 
 _lock = threading.Lock()
 _last: Background | None = None
@@ -61,6 +64,10 @@ class Background(ABC):
         """Ends it; what was measured until then is kept."""
         self.cancelled.set()
 
+    def join(self, timeout: float) -> None:
+        """Waits for its end, so many seconds at most."""
+        self._thread.join(timeout)
+
     def dismiss(self) -> None:
         """The problem was read, and is not shown again."""
         self.problem = None
@@ -73,3 +80,11 @@ class Background(ABC):
         except Exception as bug:
             log.exception("unexpected, while measuring")
             self.problem = unexpected(bug)
+
+
+@atexit.register
+def _end() -> None:
+    """What was started to be measured must not outlive us."""
+    if _last is not None and _last.running:
+        _last.cancel()
+        _last.join(_GRACE)

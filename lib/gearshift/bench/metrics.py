@@ -186,7 +186,7 @@ class Run:
         return 100 * sum(client.cpu_s for client in self.clients) / self.duration_s
 
     def goodput(self, goals: Sequence[Goal]) -> float | None:
-        """Completed requests per second that meet every goal; percentiles in goals are ignored."""
+        """Completed requests per second that meet every goal (`Goal.met_by`)."""
         if not goals or self.duration_s <= 0:
             return None
         good = sum(all(goal.met_by(request) for goal in goals) for request in self.completed)
@@ -279,7 +279,9 @@ def confidence_interval(
         scaled = np.log(known) if positive else known
         half = _STUDENT[len(known)] * float(np.std(scaled, ddof=1)) / math.sqrt(len(known))
         edges = float(np.mean(scaled)) - half, float(np.mean(scaled)) + half
-        return (math.exp(edges[0]), math.exp(edges[1])) if positive else edges
+        if positive:
+            return math.exp(edges[0]), math.exp(edges[1])
+        return (max(0.0, edges[0]) if (known >= 0).all() else edges[0]), edges[1]
     chosen = np.random.default_rng(seed).choice(known, (draws, len(known)))
     low, high = np.percentile(np.median(chosen, axis=1), (2.5, 97.5))
     return float(low), float(high)

@@ -5,6 +5,7 @@ What it does not know: whether the first one has been tuned already.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
@@ -51,6 +52,7 @@ def tuned_ollama(first: Target, parallel: int) -> Iterator[Target]:
         child = subprocess.Popen(
             [program, "serve"], env=os.environ | more, stdout=log, stderr=log, process_group=0
         )
+    atexit.register(child.terminate)  # where the process ends before this does
     try:
         _wait(child, url, logs)
         target = find_target(find_service("ollama", url), first.model)
@@ -61,6 +63,7 @@ def tuned_ollama(first: Target, parallel: int) -> Iterator[Target]:
             )
         yield replace(target, variant=f"OLLAMA_NUM_PARALLEL={parallel}")
     finally:
+        atexit.unregister(child.terminate)
         child.terminate()
         try:
             child.wait(10)

@@ -21,7 +21,7 @@ from gearshift.errors import GearshiftError
 from gearshift.rag import library
 from gearshift.rag.chat import PASSAGES
 from gearshift.rag.conversations import load
-from gearshift.rag.prompt import PLAIN, build
+from gearshift.rag.prompt import PLAIN, SYSTEM, build, estimate
 from gearshift.schemas import Answer, Message, State, Timings
 
 Messages = tuple[Message, ...]
@@ -203,8 +203,11 @@ def _said(content: Any) -> str:
     return "".join(part["text"] for part in content)
 
 
-def conversations(home: Path) -> list[list[Messages]]:
+def conversations(home: Path, room: int) -> list[list[Messages]]:
     """The conversations of this installation, each a session, turn by turn as they were sent.
+
+    Args:
+        room: Tokens that a prompt may take: the oldest turns are left out, as a chat leaves them.
 
     Raises:
         GearshiftError: there are none.
@@ -212,8 +215,8 @@ def conversations(home: Path) -> list[list[Messages]]:
     sessions = []
     for path in sorted((home / "conversations").glob("*.json")):
         found = load(home, path.stem)
-        if session := _session([turn for turn in found.turns if turn.complete] if found else []):
-            sessions.append(session)
+        if found and (turns := [turn for turn in found.turns if turn.complete]):
+            sessions.append(_session(turns, room))
     if not sessions:
         raise GearshiftError(
             f"there is no conversation in {home / 'conversations'}",
@@ -222,11 +225,14 @@ def conversations(home: Path) -> list[list[Messages]]:
     return sessions
 
 
-def _session(turns: Sequence[Answer]) -> list[Messages]:
-    said: Messages = (Message("system", PLAIN),)
+def _session(turns: Sequence[Answer], room: int) -> list[Messages]:
+    system = Message("system", SYSTEM if any(turn.sources for turn in turns) else PLAIN)
     session = []
+    said: Messages = ()
     for turn in turns:
-        asked = (*said, Message("user", turn.prompt or turn.question))
-        session.append(asked)
-        said = (*asked, Message("assistant", turn.text))
+        asked = Message("user", turn.prompt or turn.question)
+        while said and sum(estimate(one.content) for one in (system, *said, asked)) > room:
+            said = said[2:]
+        session.append((system, *said, asked))
+        said = (*said, asked, Message("assistant", turn.text))
     return session

@@ -63,7 +63,8 @@ def run_record(found: Measured, goals: Sequence[Goal] = ()) -> dict[str, Any]:
         "exact_output": found.exactly,
         **{f"{metric}_s": asdict(run.percentiles(metric)) for metric in METRICS},
         "goodput_per_s": run.goodput(goals),
-        "goals_met": {str(goal): goal.met(run) for goal in goals},
+        # Of a run that was cancelled the slowest answers are missing: nobody knows.
+        "goals_met": {str(goal): None if run.cancelled else goal.met(run) for goal in goals},
         "client_cpu_percent": run.client_cpu_percent,
         "client_processes": len(run.clients),
         "prompts": found.workload,
@@ -74,11 +75,13 @@ def run_record(found: Measured, goals: Sequence[Goal] = ()) -> dict[str, Any]:
 def summary(series: Series) -> list[dict[str, Any]]:
     """For each target and number of people the medians over the repetitions, and how sure they are.
 
+    What is invalid or was cancelled in the middle does not count.
+
     `confidence_interval` is at 95 % (`metrics.confidence_interval`); `None` for fewer than three.
     """
     groups: dict[tuple[str, int | None], list[Measured]] = {}
     for found in series.measured:
-        if found.invalid is None and found.run.completed:
+        if found.invalid is None and found.run.completed and not found.run.cancelled:
             groups.setdefault((found.target.label, found.run.users), []).append(found)
     goals = series.wish.goals
     rows = []

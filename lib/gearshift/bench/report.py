@@ -35,7 +35,8 @@ def label(run: dict[str, Any]) -> str:
 def charts(record: dict[str, Any]) -> list[Chart]:
     """Throughput against people, TTFT and ITL percentiles, and latency against throughput.
 
-    Of repetitions the median of each figure is drawn, as the tables have it; invalid runs are not.
+    Of repetitions the median of each figure is drawn, as the tables have it; runs that are invalid
+    or were cancelled are not.
     """
     curves = _curves(record)
     people = "people at once"
@@ -70,6 +71,7 @@ def _curves(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         if (
             run["concurrency"] is not None
             and not run["invalid"]
+            and not run["cancelled"]
             and run["ttft_s"]["p50"] is not None
         ):
             groups.setdefault((label(run), run["concurrency"]), []).append(run)
@@ -141,7 +143,8 @@ def html(record: dict[str, Any]) -> str:
     parts += [f'<div class="charts">{drawn}</div>', "<h2>Figures</h2>", _table(record["runs"])]
     parts.append(
         '<p class="quiet">Times in milliseconds, of completed requests; TTFT, TPOT, ITL and E2EL '
-        "as vllm bench serve defines them.</p>"
+        "as vllm bench serve defines them, but that they begin when the request leaves this "
+        "process, and that a message which only names the role is no token.</p>"
     )
     parts += [_sure(record), _remarks(record), _repeat(record), "</body></html>"]
     return "\n".join(parts)
@@ -187,7 +190,8 @@ def _row(cells: list[Any], kind: str = "") -> str:
 
 def goals_met(run: dict[str, Any]) -> str:
     """Each goal and whether the run met it; nothing where none was named."""
-    return ", ".join(f"{goal}: {'yes' if met else 'no'}" for goal, met in run["goals_met"].items())
+    words = {True: "yes", False: "no", None: "?"}
+    return ", ".join(f"{goal}: {words[met]}" for goal, met in run["goals_met"].items())
 
 
 def intervals(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

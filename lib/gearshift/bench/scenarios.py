@@ -1,8 +1,9 @@
-"""The guide's scenarios: who asks how many at once, of which servers, and where vLLM begins to pay.
+"""The guide's scenarios: who asks how many at once, and of which servers.
 
-Each is measured on Ollama as it comes, on Ollama with `OLLAMA_NUM_PARALLEL` for that many people
-(where its program is on this machine), on vLLM and on the embedded model: one after the other, but
-all of them stay loaded. Where they share a GPU, the notes say what that has done to Ollama.
+Each is measured on Ollama as it comes, on Ollama with `OLLAMA_NUM_PARALLEL` for the most people of
+the scenario (where its program is on this machine), on vLLM and on the embedded model: one after
+the other, but all of them stay loaded. Where they share a GPU, the notes say what that has done to
+Ollama.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gearshift.bench.crossover import crossover
 from gearshift.bench.ollama_tuned import tuned_ollama
 from gearshift.bench.records import record
 from gearshift.bench.series import Series, Wish
@@ -93,7 +95,7 @@ def finished(series: Series) -> dict[str, Any]:
     name = series.scenario
     return found | {
         "title": SCENARIOS[name].title if name else None,
-        "crossover": crossover(found["summary"]) if len(series.targets) > 1 else None,
+        "crossover": crossover(found) if len(series.targets) > 1 else None,
         "unlike": unlike(series.targets),
     }
 
@@ -107,59 +109,3 @@ def unlike(targets: Sequence[Target]) -> str | None:
         told = (f"{one.label} {one.weights or 'does not say'}" for one in targets)
         return "not the same weights: " + ", ".join(told)
     return None
-
-
-def crossover(summary: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """From how many people on vLLM is faster than all others, in tokens a second, and a sentence.
-
-    `users` is the smallest number from which it is so at every larger one that was measured, `None`
-    where there is none; no answer at all unless several numbers of people were measured.
-    """
-    speeds: dict[int, dict[str, float]] = {}
-    for row in summary:
-        speed = row["output_tokens_per_s"]["median"]
-        if row["concurrency"] is not None and speed is not None:
-            speeds.setdefault(row["concurrency"], {})[row["target"]] = speed
-    if len(speeds) < 2:
-        return None
-    compared = {users: row for users, row in speeds.items() if "vllm" in row and len(row) > 1}
-    if not compared:
-        missing = "vLLM" if not any("vllm" in row for row in speeds.values()) else "Another server"
-        return _answer(
-            None, f"{missing} was not measured here, so where vLLM begins to pay is open."
-        )
-    pays = None
-    for users in sorted(compared, reverse=True):
-        if not _is_fastest(compared[users]):
-            break
-        pays = users
-    most = max(compared)
-    if pays is None:
-        return _answer(
-            None,
-            f"On this machine vLLM does not pay, up to {most} people at once: "
-            f"{_beside(compared[most])} there.",
-        )
-    if pays == min(compared):
-        return _answer(
-            pays,
-            f"On this machine vLLM is the faster one at every number of people that was measured, "
-            f"from {pays} on: {_beside(compared[pays])}.",
-        )
-    return _answer(
-        pays, f"On this machine vLLM pays from {pays} people at once on: {_beside(compared[pays])}."
-    )
-
-
-def _answer(users: int | None, sentence: str) -> dict[str, Any]:
-    return {"users": users, "sentence": sentence}
-
-
-def _is_fastest(row: dict[str, float]) -> bool:
-    return row["vllm"] > max(speed for label, speed in row.items() if label != "vllm")
-
-
-def _beside(row: dict[str, float]) -> str:
-    others = {label: speed for label, speed in row.items() if label != "vllm"}
-    best = max(others, key=others.__getitem__)
-    return f"{row['vllm']:.0f} tokens a second beside {others[best]:.0f} of {best}"

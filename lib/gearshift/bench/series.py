@@ -23,7 +23,7 @@ from gearshift.bench.load import Load, Progress, run_load
 from gearshift.bench.metrics import Goal, Run
 from gearshift.bench.prompts import Workload
 from gearshift.bench.target import Target, Tokens, count_tokens, off_the_gpu, takes_lengthening
-from gearshift.errors import GearshiftError
+from gearshift.errors import GearshiftError, unexpected
 from gearshift.settings import is_loopback, load_settings
 
 log = logging.getLogger(__name__)
@@ -157,6 +157,11 @@ def measure(
             if not series.measured:
                 raise
             series.problem = problem
+        except Exception as bug:
+            if not series.measured:
+                raise
+            log.exception("unexpected, after %d runs", len(series.measured))
+            series.problem = unexpected(bug)
     series.now = ""
     return series
 
@@ -230,7 +235,8 @@ class _Maker:
             return Workload.of(name, found, mark)
         if wish.prompts == CONVERSATIONS:
             home = load_settings().home_dir
-            return Workload.of("conversations of this installation", ask.conversations(home), mark)
+            found = ask.conversations(home, self.room)
+            return Workload.of("conversations of this installation", found, mark)
         path = Path(wish.prompts)
         return Workload.of(f"prompts of {path.name}", ask.from_file(path), mark)
 
@@ -264,9 +270,9 @@ class _Maker:
             few = f"{load.requests} requests are fewer than {load.users} people"
             notes.append(f"{few}: so many were never under way at once")
         exactly = self.exactly and self._came_exactly(run, notes)
-        invalid = validity.why_invalid(run)
-        here = is_loopback(wire.endpoint.url)
-        notes += validity.notes(run, os.cpu_count() or 1, here)
+        here, cores = is_loopback(wire.endpoint.url), os.cpu_count() or 1
+        invalid = validity.why_invalid(run, cores, here)
+        notes += validity.notes(run, cores, here)
         if here and series.machine.get("gpus") and (slow := off_the_gpu(target)):
             notes.append(slow)
         log.info("measured %s, %s people: %d requests", target.label, load.users, len(run.requests))
@@ -275,6 +281,8 @@ class _Maker:
     def _came_exactly(self, run: Run, notes: list[str]) -> bool:
         """Whether answers were as long as was asked; some servers ignore what they do not know."""
         lengths = [r.output_tokens for r in run.completed if r.output_tokens is not None]
+        if not lengths:
+            return False  # the server does not count
         if all(length == self.answer_tokens for length in lengths):
             return True
         notes.append(
@@ -291,7 +299,12 @@ def nothing_measured(series: Series) -> GearshiftError | None:
         return None
     if any(run.completed for run in runs):
         return None
-    kind, _, words = runs[0].failures[0]
+    failures = [failure for run in runs for failure in run.failures]
+    if not failures:
+        return GearshiftError(
+            "not one request was sent in that time", hint="measure longer, or at a higher --rate"
+        )
+    kind, _, words = failures[0]
     if kind == "unreachable":
         return GearshiftError(words, hint="start the server, or check the address")
     return GearshiftError(

@@ -7,13 +7,19 @@ import numpy as np
 from gearshift.bench.metrics import Run
 
 _BUSY = 0.8  # of a core; a process of the load generator that needs more takes its stamps too late
-_SHARE = 0.15  # of all cores: what a client on the server's own machine may take from it
+# Of all cores, what a client on the server's own machine takes from it: worth a note, too much.
+_SHARE, _TOO_MUCH = 0.15, 1 / 3
 _WOKEN_LATE, _TOO_LATE = 0.005, 0.1  # seconds, for one waking in twenty
 _LATE = 0.05  # seconds that an arrival may be behind its plan
 
 
-def why_invalid(run: Run) -> str | None:
-    """Why the figures are not the server's, or `None` when they are."""
+def why_invalid(run: Run, cores: int, on_this_machine: bool) -> str | None:
+    """Why the figures are not the server's, or `None` when they are.
+
+    Args:
+        cores: Of this machine.
+        on_this_machine: Whether the server shares them.
+    """
     if run.duration_s <= 0 or not run.requests:
         return None if run.cancelled else "nothing was measured"
     busiest = max((client.cpu_s for client in run.clients), default=0.0) / run.duration_s
@@ -21,6 +27,11 @@ def why_invalid(run: Run) -> str | None:
         return (
             f"the client was the bottleneck: one of its processes used {busiest:.0%} of a core, so "
             "its stamps are late"
+        )
+    if on_this_machine and run.client_cpu_percent > 100 * cores * _TOO_MUCH:
+        return (
+            f"the client was in the way: it took {run.client_cpu_percent:.0f} % of a core from a "
+            f"server on the same {cores} cores"
         )
     woken = _late_wakings(run)
     if woken > _TOO_LATE:

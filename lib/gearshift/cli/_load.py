@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from typing import Annotated
 
 import typer
@@ -39,11 +40,22 @@ Warmup = Annotated[int, typer.Option(min=0, help="Requests before each run, not 
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn by lot.")]
 
 
-def one_length(requests: int | None, duration: float | None) -> None:
-    """A run ends by count or by time.
+def check_load(
+    requests: int | None, duration: float | None, input_tokens: int | None, prompts: str
+) -> None:
+    """A run ends by count or by time, and its prompts are made up or given.
 
     Raises:
-        typer.BadParameter: both were given.
+        typer.BadParameter: it was told both.
     """
     if requests is not None and duration is not None:
         raise typer.BadParameter("give --requests or --duration, not both")
+    if input_tokens and prompts != "questions":
+        raise typer.BadParameter("prompts are synthetic (--input-tokens) or given (--prompts)")
+
+
+def like_ctrl_c() -> None:
+    """Makes the end of the terminal, and `kill`, what Ctrl-C is: what was measured is kept."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -26,8 +25,9 @@ from gearshift.cli._load import (
     Seed,
     ThinkTime,
     Warmup,
+    check_load,
     finite,
-    one_length,
+    like_ctrl_c,
 )
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
@@ -46,7 +46,7 @@ def _known(names: list[str] | None) -> list[str] | None:
     for name in names or ():
         if name.lower() not in PROVIDERS:
             raise typer.BadParameter(f"choose from {', '.join(PROVIDERS)}")
-    return names and [name.lower() for name in names]
+    return names and list(dict.fromkeys(name.lower() for name in names))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -126,6 +126,7 @@ def bench(
     from gearshift.bench.report import html
     from gearshift.bench.scenarios import finished
     from gearshift.bench.series import Wish, nothing_measured
+    from gearshift.bench.tuning.tune import is_tuning
 
     if kept or compare:
         with reporting(as_json):
@@ -137,14 +138,14 @@ def bench(
         raise typer.BadParameter("an address is that of one provider")
     if rate and think_time:
         raise typer.BadParameter("who arrives at a rate does not think between questions")
-    if input_tokens and prompts != "questions":
-        raise typer.BadParameter("prompts are synthetic (--input-tokens) or given (--prompts)")
     users = _numbers(concurrency) if concurrency is not None else (() if rate else (1,))
-    one_length(requests, duration)
+    check_load(requests, duration, input_tokens, prompts)
     with reporting(as_json):
         if report is not None:
             _check_place(report)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # keeps what was measured
+        like_ctrl_c()
+        if is_tuning(load_settings().home_dir):
+            err.print("a search for settings is under way: the two measure each other")
         wish = Wish(
             users=users,
             requests=requests,

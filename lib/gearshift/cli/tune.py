@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +18,8 @@ from gearshift.cli._load import (
     Seed,
     ThinkTime,
     Warmup,
-    one_length,
+    check_load,
+    like_ctrl_c,
 )
 from gearshift.cli._report import JSON, err, fail, out, print_json, reporting
 from gearshift.errors import GearshiftError
@@ -77,11 +77,11 @@ def tune(
     Servers are started one after the other and ended. Ctrl-C keeps what was measured, and the same
     command goes on where it stopped. The result is a profile: gearshift serve MODEL --profile NAME.
     """
-    one_length(requests, duration)
+    check_load(requests, duration, input_tokens, prompts)
     with reporting(as_json):
         from gearshift.bench.metrics import parse_goals
         from gearshift.bench.series import Wish
-        from gearshift.bench.tuning import Aim, keep, open_tuning
+        from gearshift.bench.tuning import Aim, keep, open_tuning, record
         from gearshift.bench.tuning import tune as search
         from gearshift.bench.tuning.result import failed
         from gearshift.engine.profiles import check_name
@@ -113,14 +113,15 @@ def tune(
             {key: value for key, value in choices.items() if value is not None},
         )
         tuning = open_tuning(aim, settings)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        like_ctrl_c()
         try:
             search(tuning, settings, _Watch(), fresh=fresh)
         except GearshiftError as problem:
             if not tuning.trials:  # nothing was measured: what was kept before stays as it is
                 raise
             _give_up(problem, keep(tuning, settings, name), as_json)
-        found = keep(tuning, settings, name)
+        # Where nothing was measured, what was kept before stays as it is.
+        found = keep(tuning, settings, name) if tuning.trials else record(tuning, settings)
         if (nothing := failed(tuning)) is not None:
             _give_up(nothing, found, as_json)
         if as_json:
@@ -182,20 +183,16 @@ def _show(found: dict[str, Any], settings: Settings) -> None:
         out.print(f"  next: {line}", markup=False, soft_wrap=True)
 
 
-def _people(row: dict[str, Any]) -> str:
-    if row["outcome"] == "stopped":
-        return f"< {min(point['users'] for point in row['points'] if not point['holds'])}"
-    return str(row["users"]) if row["outcome"] == "measured" else "-"
-
-
 def _table(found: dict[str, Any]) -> None:
+    from gearshift.bench.tuning.result import people_of
+
     table = Table("setting", "result", "people", "in time/s", "tokens/s", box=SIMPLE_HEAD)
     for row in found["trials"]:
         figures = [row["goodput_per_s"], row["output_tokens_per_s"]]
         table.add_row(
             row["words"],
             row["cause"] or str(row["outcome"]),
-            _people(row),
+            people_of(row),
             *("-" if value is None else f"{value:.1f}" for value in figures),
         )
     out.print(table)

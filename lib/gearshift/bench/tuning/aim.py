@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from gearshift.bench.metrics import Goal
@@ -59,9 +58,7 @@ class Aim:
     def name(self, machine: dict[str, Any]) -> str:
         """What it is kept as: the same question on the same machine has the same name."""
         asked = asdict(replace(self, starts=0, rounds=0, first=0))
-        prompts = Path(self.load.prompts)
-        digest = hashlib.sha256(prompts.read_bytes()).hexdigest() if prompts.is_file() else ""
-        text = json.dumps([asked, machine, digest], sort_keys=True, default=str)
+        text = json.dumps([asked, machine], sort_keys=True, default=str)
         return f"{slug(self.model)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -38,7 +38,8 @@ def look(
 ) -> Point:
     """Measures so many people; once more near the limit, or when the client was in the way.
 
-    A load is ended as soon as it is certain that the goals are missed.
+    What the client was in the way of does not count beside what it was not. A load is ended as
+    soon as it is certain that the goals are missed.
 
     Raises:
         Cancelled: it did not come to its end.
@@ -48,9 +49,8 @@ def look(
     near = first.margin is not None and _NEAR[0] < first.margin < _NEAR[1]
     if near or first.invalid:
         found.append(_until_lost(target, aim.wish(users, repetition + 100), cancel, tell))
-        if first.invalid and found[1].invalid is None:
-            found = found[1:]
-    return _point(users, found, aim.goals)
+    valid = [one for one in found if one.invalid is None]
+    return _point(users, valid or found, aim.goals)
 
 
 def once(

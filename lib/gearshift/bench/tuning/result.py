@@ -29,22 +29,23 @@ class Verdict(StrEnum):
 
     BETTER = "better"
     DEFAULT = "default"  # vLLM's defaults are fine
-    UNPROVEN = "unproven"  # too few rounds to tell
-    ONLY = "only"  # the defaults do not start, or hold the goals with nobody
+    UNPROVEN = "unproven"  # too few rounds to tell, or it has not come to its end
+    ONLY = "only"  # the defaults do not start, or break under load
     NONE = "none"  # no setting holds the goals
 
 
 def verdict(tuning: Tuning) -> tuple[Verdict, Gain | None]:
     """The verdict, and the gain over the defaults where it was measured."""
     best, default = tuning.best, tuning.default
+    found = gain(tuning.rounds)
+    if not tuning.complete:
+        return Verdict.UNPROVEN, found
     if best is None:
         return Verdict.NONE, None
     if best is default:
         others = [t for t in tuning.trials if t is not default and t.points]
-        fine = bool(others) and not tuning.cancelled
-        return (Verdict.DEFAULT, Gain(0.0, None)) if fine else (Verdict.UNPROVEN, None)
-    found = gain(tuning.rounds)
-    if default is None or not default.points:
+        return (Verdict.DEFAULT, Gain(0.0, None)) if others else (Verdict.UNPROVEN, None)
+    if default is None or default.outcome is not Outcome.MEASURED:
         return Verdict.ONLY, found
     if found is None or found.interval is None:
         return Verdict.UNPROVEN, found
@@ -55,12 +56,14 @@ def sentence(tuning: Tuning) -> str:
     """The result in words."""
     what, found = verdict(tuning)
     best, default = tuning.best, tuning.default
+    if not tuning.complete:
+        return f"The search has not come to its end: {_so_far(tuning)}."
     if best is None:
         return f"No setting holds {_goals(tuning)} with one person{_nearest(tuning)}."
     people = f"{best.users} {'person' if best.users == 1 else 'people'} at once"
     words = in_words(best.setting)
     if what is Verdict.ONLY:
-        return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not start."
+        return f"{words} holds {_goals(tuning)} with {people}; vLLM's defaults do not work."
     if what is Verdict.UNPROVEN and best is default:
         return f"vLLM's defaults hold {_goals(tuning)} with {people}; nothing else was measured."
     if best is default:
@@ -74,6 +77,15 @@ def sentence(tuning: Tuning) -> str:
         return f"{words}: {told} beside vLLM's defaults, with {people}."
     nothing = ", which may be nothing" if found.interval[1] >= 0 else ""
     return f"vLLM's defaults are fine: beside them, {words} gives {told}{nothing}."
+
+
+def _so_far(tuning: Tuning) -> str:
+    best = tuning.best
+    if best is None:
+        measured = any(trial.points for trial in tuning.trials)
+        return "nothing holds the goals so far" if measured else "nothing was measured"
+    people = f"{best.users} {'person' if best.users == 1 else 'people'} at once"
+    return f"the best so far is {in_words(best.setting)} ({people})"
 
 
 def _told(gain: float, low: float, high: float) -> str:
@@ -105,12 +117,12 @@ def _nearest(tuning: Tuning) -> str:
 
 
 def recommended(tuning: Tuning) -> Setting | None:
-    """The values to serve with: the winner's where it is proven, else vLLM's own."""
+    """The values to serve with: vLLM's own where the proof says so, else the winner's."""
     what, _ = verdict(tuning)
     best = tuning.best
     if best is None:
         return None
-    return tuning.space.fixed if what in (Verdict.DEFAULT, Verdict.UNPROVEN) else best.setting
+    return tuning.space.fixed if what is Verdict.DEFAULT else best.setting
 
 
 def figures(tuning: Tuning) -> dict[str, Any]:
@@ -129,6 +141,7 @@ def figures(tuning: Tuning) -> dict[str, Any]:
         "rounds": kept(tuning.rounds),
         "starts": tuning.starts,
         "cancelled": tuning.cancelled,
+        "complete": tuning.complete,
         "name": tuning.name,
         "model": aim.model,
         "goals": [{"words": str(goal), "limit_s": goal.limit_s} for goal in aim.goals],
@@ -158,6 +171,13 @@ def _command(tuning: Tuning, setting: Setting, settings: Settings) -> list[str]:
     return serve_command(start.plan.launch)
 
 
+def people_of(row: dict[str, Any]) -> str:
+    """How many a trial's setting serves; of a loser only that it is fewer than it was asked for."""
+    if row["outcome"] == Outcome.STOPPED:
+        return f"< {min(point['users'] for point in row['points'] if not point['holds'])}"
+    return str(row["users"]) if row["outcome"] == Outcome.MEASURED else "–"
+
+
 def profile_name(tuning: Tuning) -> str:
     """What the profile is called when nobody says."""
     return f"tuned-{slug(tuning.aim.model)}"
@@ -171,7 +191,7 @@ def keep(tuning: Tuning, settings: Settings, name: str | None = None) -> dict[st
     """
     setting = recommended(tuning)
     made = None
-    if setting is not None and not tuning.cancelled:
+    if setting is not None and tuning.complete:
         made = name or profile_name(tuning)
         keep_profile(_profile(tuning, made, setting), settings.home_dir)
     found = record(tuning, settings, made)
@@ -223,7 +243,7 @@ def aim_of(found: dict[str, Any]) -> Aim:
 
 def failed(tuning: Tuning) -> GearshiftError | None:
     """The error of a search that has ended and found nothing."""
-    if tuning.cancelled or tuning.best is not None:
+    if not tuning.complete or tuning.best is not None:
         return None
     causes = {t.cause for t in tuning.trials if t.outcome is Outcome.FAILED and t.cause}
     more = f"; starts failed with {', '.join(sorted(causes))}" if causes else ""

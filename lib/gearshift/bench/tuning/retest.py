@@ -27,6 +27,11 @@ class Round:
         return self.default is not None and self.best is not None
 
     @property
+    def valid(self) -> bool:
+        """Whether the figures of both are the servers' own."""
+        return not any(one and one.invalid for one in (self.default, self.best))
+
+    @property
     def ratio(self) -> float:
         """Answers in time a second, the winner's by the default's."""
         assert self.default is not None
@@ -57,7 +62,7 @@ def order(rounds: int) -> list[tuple[int, str]]:
 class Gain:
     """What the winner gains in answers in time: 0.1 is ten percent more.
 
-    `interval` is of the median of the rounds at 95 %, by bootstrap; `None` for fewer than three.
+    `interval` is at 95 % (`metrics.confidence_interval`); `None` for fewer than three rounds.
     """
 
     gain: float
@@ -69,8 +74,8 @@ class Gain:
 
 
 def gain(rounds: list[Round]) -> Gain | None:
-    """From the rounds that are whole; `None` if there is none."""
-    ratios = [one.ratio for one in rounds if one.whole]
+    """From the rounds that are whole and count; `None` if there is none."""
+    ratios = [one.ratio for one in rounds if one.whole and one.valid]
     if not ratios:
         return None
     interval = confidence_interval(ratios)

@@ -7,20 +7,22 @@ further. What is known not to work is not started.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from gearshift import gpu
+from gearshift import __version__, gpu
+from gearshift.bench import prompts as ask
 from gearshift.bench.load import Progress
-from gearshift.bench.series import ANSWER_TOKENS, QUESTIONS
+from gearshift.bench.series import ANSWER_TOKENS, CONVERSATIONS, QUESTIONS, Wish
 from gearshift.bench.target import Target
 from gearshift.bench.tuning import retest
 from gearshift.bench.tuning.aim import Aim
@@ -62,6 +64,7 @@ class Tuning:
         rounds: The winner beside the defaults.
         now: What is being done, in words.
         trial: The one that is being measured.
+        complete: It has come to its end, the proof included.
     """
 
     aim: Aim
@@ -73,6 +76,7 @@ class Tuning:
     progress: Progress = field(default_factory=Progress)
     trial: Trial | None = None
     cancelled: bool = False
+    complete: bool = False
 
     @property
     def default(self) -> Trial | None:
@@ -104,6 +108,7 @@ def open_tuning(aim: Aim, settings: Settings) -> Tuning:
 
     Raises:
         EngineError: there is no such model, or nothing to search.
+        GearshiftError: the prompts cannot be had.
     """
     model = find_model(aim.model, settings)
     if model.problem:
@@ -126,8 +131,28 @@ def open_tuning(aim: Aim, settings: Settings) -> Tuning:
         "fixed": space.fixed,
         "vllm": [str(engine.python(settings)), engine.version(settings)],
         "source": model.source,
+        "weights": _weights(Path(model.source)),
+        "prompts": _prompts(load, settings.home_dir),
+        "gearshift": __version__,
     }
     return Tuning(aim, space, aim.name(machine))
+
+
+def _weights(folder: Path) -> list[tuple[str, int, int]]:
+    """What tells a model's files from those that lay there before; none of one on the Hub."""
+    found = ((path.name, path.stat()) for path in folder.glob("*") if path.is_file())
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+def _prompts(load: Wish, home: Path) -> str:
+    """A digest of the prompts of a person; others come with the version, or are made up."""
+    if load.input_tokens is not None or load.prompts == QUESTIONS:
+        return ""
+    if load.prompts == CONVERSATIONS:
+        found = ask.conversations(home, room=10**9)
+    else:
+        found = ask.from_file(Path(load.prompts))
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def tune(
@@ -150,16 +175,15 @@ def tune(
     """
     home = settings.home_dir
     with _alone(home):
+        port = _own_port(settings)
         journal = folder(home) / f"{tuning.name}.journal"
         if fresh:
             journal.unlink(missing_ok=True)
         study = Study(journal, tuning.space, tuning.aim.load.seed)
         tuning.trials = study.trials
-        tuning.rounds = [Round.of(kept) for kept in study.noted("rounds") or []]
-        if port := study.noted("port"):  # whoever was killed has left a server
-            end(int(port), settings)
-        port = free_port()
-        study.note("port", port)
+        # Half a round would be completed at another time, when the machine may do something else.
+        rounds = [Round.of(kept) for kept in study.noted("rounds") or []]
+        tuning.rounds = [one for one in rounds if one.whole]
         try:
             _Search(tuning, study, settings, port, step, cancel or threading.Event()).run()
         except (Cancelled, KeyboardInterrupt):
@@ -167,6 +191,16 @@ def tune(
         tuning.now, tuning.trial = "", None
         step(tuning)
     return tuning
+
+
+def _own_port(settings: Settings) -> int:
+    """A port for this search; the server that a search was killed beside ends before."""
+    note = folder(settings.home_dir) / "port"
+    with suppress(FileNotFoundError, ValueError):  # there is none, or only half of one
+        end(int(note.read_text("ascii")), settings)
+    port = free_port()
+    note.write_text(str(port), "ascii")
+    return port
 
 
 def is_tuning(home: Path) -> bool:
@@ -222,6 +256,7 @@ class _Search:
                 raise Cancelled
             self._try(label, setting)
         self._prove()
+        self.tuning.complete = True
 
     # ---- what is tried
 
@@ -313,7 +348,8 @@ class _Search:
 
         def ask(users: int) -> Point:
             known = trial.point(users)
-            if known is None:
+            if known is None or known.invalid:
+                trial.points = [point for point in trial.points if point is not known]
                 self._tell(f"{words}: {users} at once")
                 known = look(target, self.aim, users, self.cancel, self._progress)
                 check_alive(self.port, self.settings)
@@ -352,7 +388,9 @@ class _Search:
 
     def _prove(self) -> None:
         best, default = self.tuning.best, self.tuning.default
-        if best is None or default is None or best is default or not default.points:
+        if best is None or default is None or best is default:
+            return
+        if default.outcome is not Outcome.MEASURED:  # it does not work: there is nothing to beat
             return
         whom = {"default": default, "best": best}
         if self.study.noted("proof") != best.number:  # another one has won since
@@ -379,8 +417,7 @@ class _Search:
                 warm(target, self.aim, self.cancel)
                 for number in numbers:
                     self._tell(f"{words}: round {number + 1} of {self.aim.rounds}")
-                    seen = once(target, self.aim, users, self.cancel, self._progress, 200 + number)
-                    check_alive(self.port, self.settings)
+                    seen = self._once(target, users, 200 + number)
                     while len(self.tuning.rounds) <= number:
                         self.tuning.rounds.append(Round())
                     setattr(self.tuning.rounds[number], who, seen)
@@ -391,6 +428,15 @@ class _Search:
                 f"{in_words(trial.setting)} started before and does not any more: {failed}",
                 failed.failure.hint or "the same command goes on where it stopped",
             ) from None
+
+    def _once(self, target: Target, users: int, number: int) -> Point:
+        """A run of the proof; once more where the client was in the way."""
+        for again in (0, 100):
+            seen = once(target, self.aim, users, self.cancel, self._progress, number + again)
+            check_alive(self.port, self.settings)
+            if seen.invalid is None:
+                break
+        return seen
 
     # ---- telling
 
