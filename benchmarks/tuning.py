@@ -131,11 +131,13 @@ def beside(
     """What one setting gives by what the other does, pair by pair."""
     never = threading.Event()
     one, two = (prepared(aim, each, free_port(), settings) for each in (setting, other))
-    with running(one, settings, never, quiet) as (_, mine):
-        with running(two, settings, never, quiet) as (_, theirs):
-            for target in (mine, theirs):
-                warm_through(target, aim)
-            pair = take_turns(aim, mine, theirs, pairs)
+    with (
+        running(one, settings, never, quiet) as (_, mine),
+        running(two, settings, never, quiet) as (_, theirs),
+    ):
+        for target in (mine, theirs):
+            warm_through(target, aim)
+        pair = take_turns(aim, mine, theirs, pairs)
     rows = [Round.of({"best": asdict(a), "default": asdict(b)}) for a, b in zip(*pair, strict=True)]
     return [row.ratio for row in rows]
 
