@@ -167,8 +167,8 @@ def _live() -> None:
         counts = f": {now.done} answers, {now.failed} failed" if now.sent else ""
         what = "cancelling" if last.cancelling else tuning.now or "beginning"
         number = min(tuning.starts + (tuning.trial is not None), tuning.aim.starts)
-        words = f"start {number} of {tuning.aim.starts}, {what}{counts}"
-        show_progress(last, tuning.starts / tuning.aim.starts, words, "tune-cancel")
+        step = "" if tuning.proving else f"start {number} of {tuning.aim.starts}, "
+        show_progress(last, tuning.share, f"{step}{what}{counts}", "tune-cancel")
         show_search(figures(tuning))
 
 

@@ -64,6 +64,7 @@ class Tuning:
         rounds: The winner beside the defaults.
         now: What is being done, in words.
         trial: The one that is being measured.
+        proving: The settings are tried, and the winner is measured beside the defaults.
         complete: It has come to its end, the proof included.
     """
 
@@ -76,6 +77,7 @@ class Tuning:
     progress: Progress = field(default_factory=Progress)
     trial: Trial | None = None
     cancelled: bool = False
+    proving: bool = False
     complete: bool = False
 
     @property
@@ -93,6 +95,15 @@ class Tuning:
     def starts(self) -> int:
         """Servers that the search has started; the proof afterwards is not in it."""
         return started(self.trials)
+
+    @property
+    def share(self) -> float:
+        """How much is behind us, 0 to 1; how many loads a setting needs is not known."""
+        ended = sum(trial.outcome is not Outcome.RUNNING for trial in self.trials)
+        loads = len(self.trial.points) if self.trial else 0
+        rounds = sum(one.whole for one in self.rounds)
+        whole = self.aim.starts + self.aim.rounds
+        return 1.0 if self.complete else min(1.0, (ended + loads / (loads + 2) + rounds) / whole)
 
 
 OnStep = Callable[[Tuning], None]
@@ -392,6 +403,7 @@ class _Search:
             return
         if default.outcome is not Outcome.MEASURED:  # it does not work: there is nothing to beat
             return
+        self.tuning.proving = True
         whom = {"default": default, "best": best}
         if self.study.noted("proof") != best.number:  # another one has won since
             self.tuning.rounds = []
