@@ -44,8 +44,8 @@ def crossover(record: dict[str, Any]) -> dict[str, Any] | None:
         for users, row in rows.items()
         if None not in row.values()
     }
-    if missing := sorted(rows.keys() - known.keys()):
-        remarks.append(f"With {_listed(missing)} not all of them could be measured.")
+    if unknown := sorted(rows.keys() - known.keys()):
+        remarks.append(f"With {_listed(unknown)} not all of them could be measured.")
     if not known:
         return _answer(None, " ".join(["Where vLLM begins to pay is open.", *remarks]))
     users, sentence, place = _found(known)

@@ -197,6 +197,7 @@ def keep(tuning: Tuning, settings: Settings, name: str | None = None) -> dict[st
     found = record(tuning, settings, made)
     path = folder(settings.home_dir) / f"{tuning.name}.json"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         scratch = path.with_suffix(".new")
         scratch.write_text(json.dumps(found), "utf-8")
         scratch.replace(path)
