@@ -85,7 +85,7 @@ def _start(name: str, wish: Wish, providers: tuple[str, ...]) -> None:
         show_problem(problem)
 
 
-@refreshed(every=1)
+@refreshed(every=2)  # drawing takes from the servers that are measured
 def _live() -> None:
     """What is being measured, as far as it is."""
     last = job.last_job()
