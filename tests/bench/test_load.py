@@ -223,6 +223,7 @@ def test_arrivals_have_the_rate_and_the_burstiness_that_were_asked_for(burstines
 
 def test_a_client_that_cannot_keep_up_makes_the_run_invalid(target):
     run = send(target("ttft=1"), Load(8, 50), 2)
+    run.clients[0].cpu_s = 0.1 * run.duration_s
     assert why_invalid(run, 2, on_this_machine=True) is None
     run.clients[0].cpu_s = 0.7 * run.duration_s
     assert "the client was in the way: it took 70 %" in why_invalid(run, 2, on_this_machine=True)
