@@ -126,7 +126,9 @@ def show_comparison(before: dict[str, Any], after: dict[str, Any]) -> None:
         for row in runs.compare(before, after)
     ]
     if not rows:
-        st.caption("They have no server and number of people in common.")
+        st.caption(
+            "They have no server and number of people in common that was measured to the end."
+        )
         return
     st.dataframe(pd.DataFrame(rows), hide_index=True)
     st.caption(

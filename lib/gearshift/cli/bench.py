@@ -232,7 +232,9 @@ def _look_back(pair: tuple[str, str] | None, as_json: bool) -> None:
     for text in unlike:
         out.print(f"not the same: {text}", style="yellow", markup=False, soft_wrap=True)
     if not rows:
-        out.print("They have no server and number of people in common.")
+        out.print(
+            "They have no server and number of people that was measured to the end in common."
+        )
     for row in rows:
         people = row["concurrency"] or "open loop"
         out.print(f"{row['target']}, {people}", style="bold", markup=False)
