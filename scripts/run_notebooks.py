@@ -28,7 +28,7 @@ INSTALLS_VLLM = "04"
 
 
 def main(*wanted: str) -> None:
-    if url := os.environ.get("OLLAMA_TEST_URL"):
+    if url := os.environ.pop("OLLAMA_TEST_URL", None):  # else the doctor would show it as a slip
         os.environ["OLLAMA_BASE_URL"] = url
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not wanted or path.name.startswith(wanted):

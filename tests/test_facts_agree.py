@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gearshift.engine.forecast import Question, forecast
 from gearshift.settings import Settings, variable_name
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +76,30 @@ def test_the_readme_tree_names_files_that_exist():
         depth = len(match[1]) // 4
         folders = [*folders[:depth], match[2].rstrip("/")]
         assert (ROOT / "/".join(folders)).exists(), "/".join(folders)
+
+
+IN_THE_HANDBOOK = {
+    "Mistral-7B-Instruct": "mistralai/Mistral-7B-Instruct-v0.2",
+    "Llama-2-7b-chat": "meta-llama/Llama-2-7b-chat-hf",
+    "Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "Qwen2.5-7B-Instruct": "Qwen/Qwen2.5-7B-Instruct",
+    "Llama-2-13b-chat": "meta-llama/Llama-2-13b-chat-hf",
+    "Phi-4 (14.7B)": "microsoft/phi-4",
+    "CodeLlama-34b-Instruct": "codellama/CodeLlama-34b-Instruct-hf",
+    "Mixtral-8x7B-Instruct": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "Llama-2-70b-chat": "meta-llama/Llama-2-70b-chat-hf",
+}
+
+
+def test_the_handbooks_table_of_models_is_what_the_plan_computes():
+    """Weights within 1.5 %, which is what a nominal "70B" may be off; the rest exactly."""
+    text = (ROOT / "data" / "handbook" / "06-choosing-a-model-and-gpu.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (.+?) \| ([\d.]+) GiB \| (\d+) KiB \| ([\d, ]+) \|$", text, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == [*IN_THE_HANDBOOK]
+    for name, weights, cache, sizes in rows:
+        plan = forecast(Question(IN_THE_HANDBOOK[name], gpu="H200"), Settings(_env_file=None))
+        assert float(weights) == pytest.approx(plan.fit.weights_gib, rel=0.015), name
+        assert int(cache) * 1024 == plan.fit.kv_bytes_per_token, name
+        assert sizes == ", ".join(map(str, plan.legal)), name

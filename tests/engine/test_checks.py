@@ -78,6 +78,19 @@ def test_heads_that_cannot_be_shared_are_refused_with_the_legal_sizes(check, mak
     assert check(model, tensor_parallel=3)["tensor_parallel"].status is Status.PASSED
 
 
+def test_a_width_that_cannot_be_cut_is_not_blamed_on_the_heads(check):
+    config = {
+        "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 384,
+        "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 384,
+    }  # fmt: skip
+    model = Model("tiny", ("tiny",), config=config)
+    assert (
+        "attention heads cannot be shared by 4"
+        in check(model, tensor_parallel=4)["tensor_parallel"].message
+    )
+    assert "512" in check(model, tensor_parallel=6)["tensor_parallel"].message
+
+
 def safetensors(size, whole=None):
     """A file of one tensor of `size` bytes, or of as many of them as are `whole`."""
     header = {"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}

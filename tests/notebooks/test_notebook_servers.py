@@ -8,7 +8,12 @@ import pytest
 from gearshift import notebook
 from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, Outcome
+from gearshift.engine import servers
+from gearshift.engine.checks import run_checks
+from gearshift.engine.start import Wish as Start
+from gearshift.engine.start import carry_out
 from gearshift.errors import EngineError
+from gearshift.gpu import GPU, GPUs
 from gearshift.notebook import _servers, _show
 from gearshift.settings import load_settings, port_of
 from stand_in import end_stand_in, small_model, stand_in, stand_in_processes
@@ -67,6 +72,49 @@ def test_a_port_that_was_asked_for_is_not_replaced(model, play):
         port = taken.getsockname()[1]
         with pytest.raises(EngineError, match=f"port {port} is already in use"):
             notebook.serve(model, port=port)
+
+
+def test_a_small_model_gets_one_rank_whatever_the_env_file_says(model, monkeypatch):
+    monkeypatch.setenv("VLLM_GPU_COUNT", "2")
+    monkeypatch.setenv("VLLM_TENSOR_PARALLEL_SIZE", "2")
+    assert notebook.planned(model).record.launch.tensor_parallel == 1
+    asked = notebook.planned(model, gpu_count=2, tensor_parallel=2).record.launch
+    assert asked.tensor_parallel == 2
+    with (model / "model.safetensors").open("wb") as weights:
+        weights.truncate(2 << 30)  # a sparse file
+    assert notebook.planned(model).record.launch.tensor_parallel == 2
+
+
+def test_a_small_model_leaves_most_of_a_card_to_others(model, monkeypatch):
+    def share(model, **wish):
+        return notebook.planned(model, **wish).record.launch.memory_utilization
+
+    assert share(model) is None
+    card = GPU(0, "GPU-1", "L4", 24 << 30, 6 << 30, 18 << 30)  # an Ollama holds a model there
+    monkeypatch.setattr("gearshift.gpu.look", lambda: GPUs((card,), "550.54"))
+    assert share(model) == 0.25
+    (memory,) = (c for c in run_checks(notebook.planned(model).plan) if c.name == "gpu_memory")
+    assert memory.status == "passed"
+    assert share(model, choices={"memory_utilization": 0.5}) == 0.5
+    assert share(model, profile="latency") == 0.8
+    with (model / "model.safetensors").open("wb") as weights:
+        weights.truncate(2 << 30)
+    assert share(model) is None
+
+
+def test_only_what_the_notebook_has_started_is_stopped(model, play, capsys):
+    play()
+    settings = load_settings()
+    port = port_of(settings.vllm_base_url)
+    theirs = carry_out(Start(str(model), port=port), settings)
+    server = notebook.serve(model)
+    assert "runs already" in capsys.readouterr().out
+    assert not notebook.stop(server)
+    assert "was there before this notebook, and stays" in capsys.readouterr().out
+    ours = notebook.serve(model, port=notebook.free_port())
+    assert notebook.stop(ours)
+    assert servers.find_on(port, settings).process == theirs.process
+    servers.stop(theirs, settings, 0.0)
 
 
 def test_a_start_that_is_interrupted_belongs_to_the_notebook(model, play, monkeypatch, capsys):

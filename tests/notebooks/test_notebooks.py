@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from run_notebooks import digest
 
-from gearshift.doctor.checks import CHECKS
+from gearshift.doctor.checks import CHECKS, run_machine_checks
 from gearshift.engine import environment, servers
 from gearshift.engine.processes import alive
 from gearshift.engine.records import STARTS
@@ -116,7 +116,8 @@ def run(path, folder):
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
     command += ["--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "900"]
     command += ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider", copy.name]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    variables = {k: v for k, v in os.environ.items() if k != "OLLAMA_TEST_URL"}
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert [file.name for file in folder.iterdir()] == [copy.name]
 
@@ -234,6 +235,39 @@ def test_the_second_one_explains_every_check():
     shown = "\n".join(texts(nbformat.read(path, as_version=4), "code"))
     names = [check.__name__.removeprefix("check_") for check in CHECKS]
     assert [name for name in names if f'"{name}"' not in shown] == []
+
+
+def test_the_second_one_gives_todays_advice():
+    """It is of a whole run of the notebook's code, but the doctor's words may be newer."""
+    (path,) = (path for path in PATHS if path.name.startswith("02"))
+    compared = []
+    today = {check.name: check for check in run_machine_checks(Settings(_env_file=None))}
+    for name, message, hint in on_the_page(nbformat.read(path, as_version=4)):
+        check = today[name]
+        if check.status != "passed" and without_figures(check.message) == message:
+            assert without_figures(check.hint) == hint, name
+            compared.append(name)
+    assert "vllm_token" in compared
+
+
+def on_the_page(notebook):
+    """Of each check that is shown its name, and its message and hint without figures."""
+    found = []
+    for cell in notebook.cells:
+        for line in "".join(o.get("text", "") for o in cell.get("outputs", ())).splitlines():
+            if begins := re.match(r"[✓!✗?] (\w+): (.*)", line):
+                found.append([*begins.groups(), ""])
+            elif line.startswith("    "):
+                found[-1][2] += " " + line.removeprefix("    next:").strip()
+            elif found:
+                found[-1][1] += " " + line
+    return [(name, without_figures(said), without_figures(hint)) for name, said, hint in found]
+
+
+def without_figures(text):
+    """On one line, an address as ADDRESS and a number as N."""
+    text = re.sub(r"https?://[\w.]+:\d+", "ADDRESS", " ".join(text.split()))
+    return re.sub(r"\d[\d.,]*", "N", text)
 
 
 def test_the_readme_lists_them_in_order():

@@ -40,6 +40,31 @@ def test_a_notebook_works_with_the_env_file_of_the_project_that_it_lies_in(tmp_p
     assert Path.cwd() == tmp_path
 
 
+def test_an_env_file_above_the_project_is_somebody_elses(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("DEFAULT_MODEL=theirs\n")
+    inside = tmp_path / "project" / "notebooks"
+    inside.mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").touch()
+    monkeypatch.chdir(inside)
+    assert notebook.begin().default_model != "theirs"
+    assert Path.cwd() == inside
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_a_variable_is_set_for_a_while_also_when_it_fails(before, monkeypatch):
+    if before is not None:
+        monkeypatch.setenv("OF_A_TEST", before)
+
+    def fails():
+        with notebook.variable("OF_A_TEST", "2"):
+            assert os.environ["OF_A_TEST"] == "2"
+            raise EngineError("serve", "it did not start")
+
+    with pytest.raises(EngineError):
+        fails()
+    assert os.environ.get("OF_A_TEST") == before
+
+
 def test_a_cut_over_in_a_notebook_leaves_a_real_one_its_way_back(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("DEFAULT_MODEL=tiny\n")

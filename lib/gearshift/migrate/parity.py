@@ -80,11 +80,12 @@ def examine(
         IndexFault: there is no such collection.
     """
     asked = read_questions(exam.file, exam.most)
-    on_stage("looking for passages")
-    documents = library.to_ask(exam.collection) if exam.retrieval else None
+    documents = None
+    if exam.retrieval:
+        on_stage("looking for passages")
+        documents = library.to_ask(exam.collection)
     questions = make_questions(asked, documents)
     name = exam.vllm_model or item.name
-    on_stage("starting vLLM")
     wanted = to_serve(item, settings)
     ensure_served(name, wanted, settings, lambda record: on_stage(f"vLLM: {record.stage}"))
     on_stage("asking both")

@@ -78,7 +78,7 @@ def _about_answers(pairs: Sequence[Pair], answers: Counter[Alike]) -> str:
         widest = max(p.widest_gap or 0.0 for p in pairs if p.alike is Alike.NEAR)
         words += (
             f"; {answers[Alike.NEAR]} differ where two tokens are nearly as likely (the widest gap "
-            f"is {widest:.2f} nat), as 4-bit arithmetic makes them"
+            f"is {widest:.2f} nat), as rounding makes them"
         )
     if answers[Alike.DIFFERENT]:
         words += f"; {answers[Alike.DIFFERENT]} differ by more than that"

@@ -6,7 +6,7 @@ It shows what the library says, starts servers and ends them again. Needs the ex
 from __future__ import annotations
 
 from gearshift.notebook._begin import begin, on_purpose
-from gearshift.notebook._borrowed import borrow_env, drop, give_back_env, own_collection
+from gearshift.notebook._borrowed import borrow_env, drop, give_back_env, own_collection, variable
 from gearshift.notebook._servers import (
     SMALL_MODEL,
     free_port,
@@ -52,5 +52,6 @@ __all__ = [
     "text",
     "tiny_model",
     "tuning",
+    "variable",
     "watch",
 ]

@@ -18,13 +18,16 @@ from gearshift.notebook._show import text
 from gearshift.providers import LLMServiceFactory
 from gearshift.settings import ENV_FILE, Settings, load_settings
 
+_TOP = (".git", "pyproject.toml")
+"""What the topmost folder of a project has; a `.env` above it is somebody else's."""
+
 
 def begin() -> Settings:
     """Makes a notebook ready, wherever it was opened, and returns the settings.
 
-    The working directory becomes the next folder upwards with a `.env`, if there is one, so that
-    notebooks and the workbench have the same settings. `gearshift` is found in `%%bash` cells.
-    Charts are pictures: they are seen without being run, and without the internet.
+    The working directory becomes the next folder upwards with a `.env`, if there is one within the
+    project, so that notebooks and the workbench have the same settings. `gearshift` is found in
+    `%%bash` cells. Charts are pictures: they are seen without being run, and without the internet.
 
     Raises:
         SettingsError: a setting is wrong.
@@ -33,6 +36,8 @@ def begin() -> Settings:
     for folder in (here, *here.parents):
         if (folder / ENV_FILE).is_file():
             os.chdir(folder)
+            break
+        if any((folder / name).exists() for name in _TOP):
             break
     LLMServiceFactory.reset()
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""What a notebook uses in place of a person's own: a collection, and a `.env` with its history.
+"""What a notebook uses in place of a person's own: a collection, a `.env`, a variable.
 
 It goes with the notebook. What a kernel that was killed has left goes with the next notebook.
 """
@@ -11,7 +11,8 @@ import re
 import secrets
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,19 @@ def give_back_env(borrowed: Settings) -> None:
             os.chdir(before)
         shutil.rmtree(borrowed.home, ignore_errors=True)
         load_settings.cache_clear()
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable that is set for a while; afterwards it is what it was."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def clear_away(settings: Settings) -> None:

@@ -27,10 +27,22 @@ from gearshift.migrate.serving import checkpoint_folder
 from gearshift.notebook import _tiny_child
 from gearshift.providers import LLMServiceFactory
 from gearshift.providers._llama_server import MODEL_NAME, weights
-from gearshift.settings import environment_for_vllm, load_settings, variable_name, visible_gpus
+from gearshift.settings import (
+    Settings,
+    environment_for_vllm,
+    load_settings,
+    variable_name,
+    visible_gpus,
+)
 
 SMALL_MODEL = "SmolLM2-135M-Instruct"
 """What the checkpoint of the embedded model is called."""
+
+_SMALL_GIB = 1.0
+"""Checkpoints below that are for learning, and leave the cards to others: one, and a part of it."""
+
+_SMALL_SHARE = 0.25
+"""Of the card's memory, for one of them: beside it an Ollama or another vLLM has room."""
 
 _ROLES = {"VLLM::EngineCore": "engine", "VLLM::Worker": "worker"}
 """What vLLM calls its processes, and what they are."""
@@ -108,7 +120,8 @@ def serve(model: Path | str, **wish: Any) -> Record:
     One that runs there with the same options is taken as it is, and left by `stop` unless this
     notebook has started it. If the port is held by anything else, a free one is taken, and
     `VLLM_BASE_URL` follows, in this process: `load_settings()` then has the new one. The small
-    model answers to its Ollama name, too.
+    model answers to its Ollama name, too. A checkpoint below 1 GiB gets one rank and a quarter of
+    the card's memory, whatever `VLLM_GPU_COUNT` says, unless the cell says otherwise.
 
     Args:
         wish: Fields of `Wish`, and of `Launch` in `choices`.
@@ -116,7 +129,7 @@ def serve(model: Path | str, **wish: Any) -> Record:
     Raises:
         EngineError: it is refused, or fails; its log is then the doctor's to read.
     """
-    settings = load_settings()
+    settings = settings_for(model)
     wanted = planned(model, **wish).record.launch
     there = servers.find_on(wanted.port, settings)
     if there is not None and there.state in LIVING and there.launch == wanted:
@@ -129,7 +142,9 @@ def serve(model: Path | str, **wish: Any) -> Record:
     show, began = progress(), time.monotonic()
     _started.add(port)  # before it is: whoever interrupts the start has started it
     try:
-        record = carry_out(_wish(model, wish), load_settings(), lambda now: show(now.stage, None))
+        record = carry_out(
+            _wish(model, wish), settings_for(model), lambda now: show(now.stage, None)
+        )
     except EngineError:
         _started.discard(port)
         raise
@@ -143,13 +158,36 @@ def planned(model: Path | str, **wish: Any) -> Start:
     Raises:
         EngineError: it contradicts itself.
     """
-    return prepare(_wish(model, wish), load_settings())
+    return prepare(_wish(model, wish), settings_for(model))
 
 
 def _wish(model: Path | str, wish: dict[str, Any]) -> Wish:
     if Path(model) == checkpoint_folder(SMALL_MODEL, load_settings()):
         wish = {"names": (MODEL_NAME,)} | wish
+    if "profile" not in wish:  # it would lose to them
+        wish = wish | {"choices": choices_for(model) | wish.get("choices", {})}
     return Wish(str(model), **wish)
+
+
+def settings_for(model: Path | str) -> Settings:
+    """The settings, but one rank for a small model: its heads need not allow what `.env` says."""
+    settings = load_settings()
+    if _is_small(model):
+        one = {"vllm_gpu_count": 1, "vllm_tensor_parallel_size": 1}
+        settings = settings.model_copy(update=one)
+    return settings
+
+
+def choices_for(model: Path | str) -> dict[str, Any]:
+    """What a small model is given on a GPU: a part of the memory, so that others have room."""
+    if _is_small(model) and gpu.look().gpus:
+        return {"memory_utilization": _SMALL_SHARE}
+    return {}
+
+
+def _is_small(model: Path | str) -> bool:
+    weights = [file.stat().st_size for file in Path(model).glob("*.safetensors")]
+    return 0 < sum(weights) < _SMALL_GIB * (1 << 30)
 
 
 def _holder(port: int, there: Record | None) -> str | None:
@@ -200,16 +238,24 @@ def processes(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def stop(record: Record) -> None:
-    """Ends a server that this notebook started, and makes sure that nothing of it is left."""
+def stop(record: Record) -> bool:
+    """Ends a server that this notebook started, and makes sure that nothing of it is left.
+
+    Returns:
+        Whether it has ended; one that was there before is not touched.
+
+    Raises:
+        EngineError: a process of it lives on.
+    """
     if record.launch.port not in _started:
         print(f"{record.name} was there before this notebook, and stays")
-        return
+        return False
     _started.remove(record.launch.port)
     ended = servers.stop(record, load_settings(), 0.0)
     if left := [process.pid for process in record.tree if alive(process)]:
         raise EngineError("unkillable", f"{record.name} still has processes: {left}")
     print(f"{ended.name} is {ended.state}; none of its processes is left")
+    return True
 
 
 @atexit.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 
 import ipywidgets as widgets
@@ -9,8 +10,8 @@ import ipywidgets as widgets
 from gearshift.bench.tuning import Aim, Outcome, Point, Trial, Tuning, open_tuning
 from gearshift.bench.tuning import tune as search
 from gearshift.engine.profiles import in_words
+from gearshift.notebook._servers import choices_for, settings_for
 from gearshift.notebook._show import show_widget
-from gearshift.settings import load_settings
 
 _WIDE = widgets.Layout(width="34em")
 
@@ -18,12 +19,14 @@ _WIDE = widgets.Layout(width="34em")
 def tuning(aim: Aim) -> Tuning:
     """Searches as `gearshift tune` does, from the beginning, with a bar and a row for each load.
 
-    Interrupting it keeps what was measured, and ends the server.
+    A small model gets the ranks and the memory that `serve` gives it. Interrupting the search keeps
+    what was measured, and ends the server.
 
     Raises:
         EngineError: there is no such model, vLLM's defaults do not start, or somebody else tunes.
     """
-    settings = load_settings()
+    settings = settings_for(aim.model)
+    aim = replace(aim, choices=choices_for(aim.model) | aim.choices)
     found = open_tuning(aim, settings)
     bar, words, rows = widgets.FloatProgress(max=1.0, layout=_WIDE), widgets.HTML(), widgets.HTML()
     shown = show_widget(widgets.VBox([bar, words, rows]), "", "")

@@ -6,10 +6,13 @@ import http.client
 import shutil
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
 from gearshift.engine.checks._base import GIB, Check, Plan, passed, refused, unknown
+from gearshift.engine.geometry import read_geometry, why_not_tensor_parallel
 from gearshift.engine.models import Model, legal_tensor_parallel
+from gearshift.errors import EngineError
 from gearshift.settings import environment_for_vllm, hub_cache, hub_endpoint
 
 
@@ -38,11 +41,11 @@ def check_tensor_parallel(plan: Plan) -> Check:
     if size in legal:
         return passed("tensor_parallel", f"{heads} heads and {kv_heads} KV heads allow {size}")
     sizes = ", ".join(map(str, legal))
+    why = f"{heads} attention heads and {kv_heads} KV heads cannot be shared by {size}"
+    with suppress(EngineError):  # a config that does not tell its whole shape tells its heads
+        why = why_not_tensor_parallel(read_geometry(plan.model.config or {}), size) or why
     return refused(
-        "tensor_parallel",
-        f"{plan.model.source} has {heads} attention heads and {kv_heads} KV heads, which "
-        f"{size} ranks cannot share",
-        f"legal tensor-parallel sizes: {sizes}",
+        "tensor_parallel", f"{plan.model.source}: {why}", f"legal tensor-parallel sizes: {sizes}"
     )
 
 
