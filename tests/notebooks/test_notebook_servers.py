@@ -7,7 +7,7 @@ import pytest
 
 from gearshift import notebook
 from gearshift.bench import Wish, parse_goals
-from gearshift.bench.tuning import Aim, Outcome
+from gearshift.bench.tuning import Aim, Outcome, Tuning
 from gearshift.engine import servers
 from gearshift.engine.checks import run_checks
 from gearshift.engine.start import Wish as Start
@@ -155,9 +155,8 @@ def test_a_search_is_seen_while_it_runs_and_afterwards(model, play, monkeypatch)
         rounds=0,
         most=4,
     )
-    monkeypatch.setattr(
-        "gearshift.notebook._tuning.done", lambda now: seen.append(now.now) or len(seen) / 1000
-    )
+    told = property(lambda now: seen.append(now.now) or len(seen) / 1000)
+    monkeypatch.setattr(Tuning, "share", told)
     found = notebook.tuning(aim)
     assert len(found.trials) == 2
     assert all(trial.outcome is not Outcome.FAILED for trial in found.trials)

@@ -32,21 +32,12 @@ def tuning(aim: Aim) -> Tuning:
     shown = show_widget(widgets.VBox([bar, words, rows]), "", "")
 
     def step(now: Tuning) -> None:
-        bar.value, words.value, rows.value = done(now), escape(now.now), loads_html(now)
+        bar.value, words.value, rows.value = now.share, escape(now.now), loads_html(now)
 
     search(found, settings, step, fresh=True)
     bar.value = 1.0
     shown(loads_html(found), "\n".join(" · ".join(row) for row, _ in _loads(found)))
     return found
-
-
-def done(now: Tuning) -> float:
-    """How much of a search is behind us, 0 to 1; how many loads a setting needs is not known."""
-    ended = sum(trial.outcome is not Outcome.RUNNING for trial in now.trials)
-    loads = len(now.trial.points) if now.trial else 0
-    rounds = sum(one.whole for one in now.rounds)
-    whole = now.aim.starts + now.aim.rounds
-    return min(1.0, (ended + loads / (loads + 2) + rounds) / whole)
 
 
 def _loads(now: Tuning) -> list[tuple[list[str], float]]:
