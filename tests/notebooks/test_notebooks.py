@@ -34,10 +34,11 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 NAMES = [path.name for path in PATHS]
 WITH_SERVERS = [path for path in PATHS if not path.name.startswith(("01", "02"))]
-WITHOUT = [path for path in reversed(PATHS) if not path.name.startswith(("04", "07"))]
-"""Those that need none, or skip what does: 04 would install vLLM, 07 has nothing else to do.
+WITHOUT = [path for path in reversed(PATHS) if path.name.startswith(("01", "02", "03", "08"))]
+"""Those that need none, and the two that go on with what is there when Ollama or vLLM is missing.
 
-From the last to the first: each can be run alone.
+Of the others 04 would install vLLM, and 05, 06, 07 and 09 leave cells out at one and the same
+question, `has_vllm`. From the last to the first: each can be run alone.
 """
 ASKS_OLLAMA = ("03", "08")
 """Not 07: to measure an Ollama that is only there to be asked would take minutes."""
