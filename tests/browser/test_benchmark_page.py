@@ -10,7 +10,7 @@ from known_server import KnownServer
 
 @pytest.fixture
 def quick():
-    server = KnownServer("ttft=20,itl=2,tokens=10")
+    server = KnownServer("ttft=100,itl=20,tokens=10")
     yield server
     server.stop()
 
