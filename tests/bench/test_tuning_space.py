@@ -182,6 +182,17 @@ def test_it_finds_the_best_of_a_large_space_in_few_trials_and_never_tries_one_tw
     assert len(keys) == len(set(keys)) == 24
 
 
+def test_while_little_is_known_the_next_one_is_a_neighbour_of_the_best(here, tmp_path):
+    space = make_space("max-num-seqs=4/16/64/128, max-num-batched-tokens=256/1024/4096", here())
+    study = Study(tmp_path / "few.journal", space, 0)
+    fill(study, space, [3, 1], 3)  # vLLM's defaults, 128 and 2048, are between two of them
+    assert best_of(study.trials).setting == {}
+    assert study.suggest(lambda setting: False) == {
+        "max_num_seqs": 128,
+        "max_num_batched_tokens": 1024,
+    }
+
+
 def test_a_small_space_is_tried_out_and_then_it_ends(here, tmp_path):
     space = make_space("max-num-seqs=4/8/16, prefix-caching", here())
     study = Study(tmp_path / "small.journal", space, 0)

@@ -26,6 +26,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("optuna").propagate = False
 
 _TRIES = 20  # of the optimiser for a setting that was not tried yet
+_ENOUGH = 10  # settings that were measured, for the optimiser to know more than their best one
 _KEPT = "gearshift"
 _STATES = {
     Outcome.MEASURED: TrialState.COMPLETE,
@@ -105,8 +106,14 @@ class Study:
         return trial
 
     def suggest(self, forbidden: Callable[[Setting], bool]) -> Setting | None:
-        """What the optimiser would try next; `None` when nothing is left."""
-        for _ in range(_TRIES):
+        """What is tried next; `None` when nothing is left.
+
+        Of few trials the optimiser draws by lot: until it knows more, the next one is a neighbour
+        of the best.
+        """
+        loaded = (Outcome.MEASURED, Outcome.STOPPED)
+        measured = sum(trial.outcome in loaded for trial in self.trials)
+        for _ in range(_TRIES if measured >= _ENOUGH or best_of(self.trials) is None else 0):
             asked = self._study.ask(self._distributions())
             setting = self.space.at([asked.params[one.name] for one in self.space.parameters])
             self._study.tell(asked, state=TrialState.FAIL)  # opened again when it is tried
@@ -117,7 +124,9 @@ class Study:
         if not left or best is None:
             return self._dice.choice(left) if left else None
         at = self.space.indexes(best.setting)
-        return min(left, key=lambda one: _steps(self.space.indexes(one), at))
+        steps = [_steps(self.space.indexes(one), at) for one in left]
+        near = [one for one, far in zip(left, steps, strict=True) if far == min(steps)]
+        return self._dice.choice(near)
 
     def _distributions(self) -> dict[str, BaseDistribution]:
         return {one.name: IntDistribution(0, len(one.choices) - 1) for one in self.space.parameters}
