@@ -198,11 +198,13 @@ def main() -> None:
             print(f"  {trial['outcome']}: {trial['words']}: {trial['goodput_per_s']} in time/s")
         print(result["sentence"])
         found = recommended(tuning)
-        if found is None:
+        if tuning.best is None or found is None:
             raise SystemExit("tune found nothing")
-        figure = figures.get(in_words(found), 1.0)  # that of vLLM's defaults, by definition
-        print(f"tune: {in_words(found)}, {figure:.2f} in the table, after {tuning.starts} starts,")
-        print(f"and {1 + len(tuning.rounds)} more for its proof: {figure / figures[best]:.1%}.")
+        for what, setting in (("the best of the search", tuning.best.setting), ("proven", found)):
+            figure = figures.get(in_words(setting), 1.0)  # that of vLLM's defaults, by definition
+            print(f"{what}: {in_words(setting)}, {figure:.2f} in the table, ", end="")
+            print(f"{figure / figures[best]:.1%} of the best")
+        print(f"after {tuning.starts} starts, and {1 + len(tuning.rounds)} more for the proof")
         if in_words(found) != best:
             seen = beside(aim, found, settings_of(best, aim, settings), settings, pairs)
             print(f"beside the best again, {len(seen)} pairs: {told(seen)}")
