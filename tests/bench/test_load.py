@@ -295,7 +295,8 @@ def test_what_goes_wrong_later_does_not_cost_what_was_measured(target, monkeypat
         measure(Series(wish, [target("ttft=1")]))
 
 
-def test_who_cancels_at_the_very_beginning_has_cancelled(target):
+def ready_worker(target):
+    """A process of the load generator that waits for the word to begin."""
     wire = target("ttft=1").wire(1, exactly=True)
     workload = Workload.of("synthetic", synthetic(3, 1, 10))
     (task,) = load_module._tasks(wire, workload, Load(1, duration_s=600), Budgets(5, 120, 30, 600))
@@ -307,6 +308,11 @@ def test_who_cancels_at_the_very_beginning_has_cancelled(target):
     child.stdin.write(msgspec.json.encode(task) + b"\n")
     child.stdin.flush()
     assert b"ready" in child.stdout.readline()
+    return child
+
+
+def test_who_cancels_at_the_very_beginning_has_cancelled(target):
+    child = ready_worker(target)
     out, _ = child.communicate(f"{time.monotonic()!r}\nstop\n".encode(), timeout=20)
     assert b"result" in out
     assert child.returncode == 0
@@ -331,18 +337,7 @@ def test_a_run_that_was_cancelled_is_no_repetition(target):
 
 
 def test_a_load_generator_whose_parent_has_gone_ends(target):
-    load = Load(1, duration_s=600)
-    wire = target("ttft=1").wire(1, exactly=True)
-    workload = Workload.of("synthetic", synthetic(3, 1, 10))
-    (task,) = load_module._tasks(wire, workload, load, Budgets(5, 120, 30, 600))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "gearshift.bench._worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    child.stdin.write(msgspec.json.encode(task) + b"\n")
-    child.stdin.flush()
-    assert b"ready" in child.stdout.readline()
+    child = ready_worker(target)
     child.stdin.close()
     assert child.wait(20) == 0
     child.stdout.close()

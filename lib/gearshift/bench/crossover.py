@@ -9,6 +9,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from gearshift.bench.report import label
 from gearshift.providers import same_model
 
 _VLLM = "vllm"
@@ -26,7 +27,7 @@ def crossover(record: dict[str, Any]) -> dict[str, Any] | None:
     speeds = _speeds(record)
     if len(speeds) < 2:
         return None
-    models = {run["target"]: run["model"] for run in map(_named, record["runs"])}
+    models = {label(run): run["model"] for run in record["runs"]}
     others = [name for name in models if name != _VLLM]
     if _VLLM not in models or not others:
         missing = "vLLM" if _VLLM not in models else "Another server"
@@ -59,18 +60,13 @@ def _answer(users: int | None, sentence: str) -> dict[str, Any]:
     return {"users": users, "sentence": sentence}
 
 
-def _named(run: dict[str, Any]) -> dict[str, Any]:
-    label = f"{run['provider']} ({run['variant']})" if run["variant"] else run["provider"]
-    return run | {"target": label}
-
-
 def _speeds(record: dict[str, Any]) -> _Speeds:
     """For each number of people the median speed of each server, `None` where no run counts."""
     runs: dict[int, dict[str, list[float]]] = {}
-    for run in map(_named, record["runs"]):
+    for run in record["runs"]:
         if run["concurrency"] is None or run["cancelled"]:
             continue
-        valid = runs.setdefault(run["concurrency"], {}).setdefault(run["target"], [])
+        valid = runs.setdefault(run["concurrency"], {}).setdefault(label(run), [])
         if not run["invalid"]:
             valid.append(run["output_tokens_per_s"] or 0.0)
     return {

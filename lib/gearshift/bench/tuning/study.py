@@ -125,7 +125,8 @@ class Study:
             return self._dice.choice(left) if left else None
         at = self.space.indexes(best.setting)
         steps = [_steps(self.space.indexes(one), at) for one in left]
-        near = [one for one, far in zip(left, steps, strict=True) if far == min(steps)]
+        nearest = min(steps)
+        near = [one for one, far in zip(left, steps, strict=True) if far == nearest]
         return self._dice.choice(near)
 
     def _distributions(self) -> dict[str, BaseDistribution]:
