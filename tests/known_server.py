@@ -9,15 +9,21 @@ The model's name is the script: `ttft=200,itl=20` (milliseconds), and with it
     broken=N    every Nth answer reports an error in its middle
 
 `GET /sent` answers with one row a request, in the order of arrival: when it came and when each
-message with tokens was written, on the clock that all processes of a machine share.
+message with tokens was written, on the clock that all processes of a machine share. A request
+came when the kernel had it, not when this process, perhaps busy with 200 others, has read it.
 """
 
 import asyncio
 import json
+import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.request
+
+# linux/net_tstamp.h: the kernel's clock stamps what arrives, and the stamp comes with the bytes.
+SO_TIMESTAMPING, RX_SOFTWARE, SOFTWARE = 37, 1 << 3, 1 << 4
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n"
@@ -46,13 +52,31 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport, self.data = transport, b""
         self.timer = None
+        # asyncio reads without the kernel's stamps, so the reading is done here.
+        transport.pause_reading()
+        self.socket = transport.get_extra_info("socket").dup()
+        asyncio.get_running_loop().add_reader(self.socket, self.readable)
 
     def connection_lost(self, _):
+        self.unread()
         if self.timer:
             self.timer.cancel()
 
-    def data_received(self, data):
+    def unread(self):
+        asyncio.get_running_loop().remove_reader(self.socket)
+        self.socket.close()
+
+    def readable(self):
+        data, stamps, _, _ = self.socket.recvmsg(65536, 256)
+        if not data:
+            self.transport.close()
+            return
+        seconds, nanoseconds = struct.unpack("qq", stamps[0][2][:16])
+        age = time.time() - (seconds + nanoseconds / 1e9)
         self.data += data
+        self.read(time.monotonic() - age)
+
+    def read(self, arrived):
         head, found, body = self.data.partition(b"\r\n\r\n")
         if not found:
             return
@@ -65,7 +89,7 @@ class Stream(asyncio.Protocol):
             if line.startswith(b"content-length:")
         )
         if len(body) >= length:
-            self.chat(json.loads(body[:length]), time.monotonic())
+            self.chat(json.loads(body[:length]), arrived)
 
     def plain(self, status, body):
         data = json.dumps(body).encode()
@@ -83,7 +107,7 @@ class Stream(asyncio.Protocol):
         else:
             self.plain(404, {"detail": "Not Found"})
 
-    def chat(self, wanted, now):
+    def chat(self, wanted, arrived):
         global asked
         asked += 1
         told = dict(part.split("=") for part in wanted["model"].split(",") if "=" in part)
@@ -91,7 +115,7 @@ class Stream(asyncio.Protocol):
         if self.every("error"):
             self.plain(500, {"error": {"message": "as told", "code": 500}})
             return
-        self.row = {"received": now, "sent": [], "body": wanted}
+        self.row = {"received": arrived, "sent": [], "body": wanted}
         rows.append(self.row)
         self.left = int(
             self.told.get("tokens") or wanted.get("max_tokens") or wanted["max_completion_tokens"]
@@ -102,7 +126,7 @@ class Stream(asyncio.Protocol):
         self.breaks = self.every("broken")
         if self.told.get("early"):
             self.transport.write(HEAD + chunk(event({"role": "assistant", "content": ""})))
-        self.at(now + self.told.get("ttft", 0) / 1000)
+        self.at(arrived + self.told.get("ttft", 0) / 1000)
 
     def every(self, name):
         return bool(self.told.get(name)) and asked % int(self.told[name]) == 0
@@ -166,8 +190,10 @@ class KnownServer:
 
 async def main():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Stream, "127.0.0.1", 0, backlog=500)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, RX_SOFTWARE | SOFTWARE)
+    server = await loop.create_server(Stream, sock=listening, backlog=500)
+    print(listening.getsockname()[1], flush=True)
     await server.serve_forever()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import selectors
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from gearshift.bench._arrivals import Arrivals
 from gearshift.bench.metrics import Request
 from gearshift.errors import ProviderError, Stalled, TimedOut
 from gearshift.providers._base import _END_GRACE, _block, _put_off
@@ -48,27 +48,6 @@ async def _departed(*_: object) -> None:
         _sending.set(None)
 
 
-class Arrivals(selectors.DefaultSelector):
-    """Knows when the bytes that are being handled were there.
-
-    A task reads bytes one turn of the loop after they were taken from the socket. When many streams
-    speak at once, the turns between take milliseconds; the stamp is of the moment before them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._woken = self.last = time.monotonic()
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(timeout)
-        self.last, self._woken = self._woken, time.monotonic()
-        return events
-
-    def stamp(self) -> float:
-        """When the selector last returned before this turn."""
-        return self.last
-
-
 class _EveryToken(OpenAIReader):
     """Counts tokens without text as well: halves of characters that vLLM holds back."""
 
@@ -97,24 +76,20 @@ async def exchange(
     body: dict[str, Any],
     reader: StreamReader,
     budgets: Budgets,
-    stamp: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Sends one request and fills `request` in; it is never sent twice.
-
-    Args:
-        stamp: When the bytes that are being handled arrived.
-    """
+    """Sends one request and fills `request` in; it is never sent twice."""
     now = asyncio.get_running_loop().time
     chunks: list[Chunk] = []
     request.started = time.monotonic()
     _sending.set(request)
+    arrivals = Arrivals()
     started = now()
     last = started + budgets.total
     try:
         async with asyncio.timeout_at(min(started + budgets.first_token, last)) as clock:
             async with endpoint.open(path, body, str(body.get("model"))) as response:
                 while data := await _block(response, endpoint.who, reader):
-                    arrived = stamp()
+                    arrived = arrivals.last
                     try:
                         reader.feed(data, chunks)
                     finally:

@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from gearshift.bench._exchange import Arrivals, departures, exchange, reader_maker
+from gearshift.bench._arrivals import stamping_socket
+from gearshift.bench._exchange import departures, exchange, reader_maker
 from gearshift.bench.metrics import Goal, Request
 from gearshift.providers import _http
 from gearshift.providers._http import Budgets, Endpoint
@@ -80,9 +81,8 @@ class Result:
 
 
 class _Worker:
-    def __init__(self, task: Task, arrivals: Arrivals) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
-        self.stamp = arrivals.stamp
         self.make_reader = reader_maker(task.reader, task.endpoint.who)
         # A run's percentile of ITL is one of all its gaps: what one request had does not decide it.
         self.goals = [goal for goal in task.goals if goal.metric != "itl"]
@@ -96,7 +96,7 @@ class _Worker:
 
     async def run(self) -> None:
         asyncio.get_running_loop().add_reader(0, self._listen)
-        client = _http.open_client(departures())
+        client = _http.open_client(departures(), socket_factory=stamping_socket)
         warm = [await self._send(Request(prompt)) for prompt in self.task.warm]
         gc.collect()
         gc.freeze()
@@ -192,7 +192,12 @@ class _Worker:
         task = self.task
         body = task.bodies[request.prompt]
         await exchange(
-            request, task.endpoint, task.path, body, self.make_reader(), task.budgets, self.stamp
+            request,
+            task.endpoint,
+            task.path,
+            body,
+            self.make_reader(),
+            task.budgets,
         )
         return request
 
@@ -239,9 +244,7 @@ def main() -> None:
     # Ctrl-C reaches the whole group of processes; whoever started us says what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
-    arrivals = Arrivals()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(arrivals)) as runner:
-        runner.run(_Worker(task, arrivals).run())
+    asyncio.run(_Worker(task).run())
 
 
 if __name__ == "__main__":

@@ -46,11 +46,13 @@ def _client() -> aiohttp.ClientSession:
     return _session
 
 
-def open_client(*traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+def open_client(
+    *traces: aiohttp.TraceConfig, socket_factory: aiohttp.SocketFactoryType | None = None
+) -> aiohttp.ClientSession:
     """Makes the process's session, told on by `traces`, for the loop that this is called on."""
     global _session
     _session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=socket_factory),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity", "User-Agent": "gearshift"},
         trust_env=False,

@@ -1,0 +1,73 @@
+"""When bytes arrived: the kernel knows it, however late somebody comes to read them.
+
+A process with many streams handles one after the other, and fifty questions that are sent at once
+take twenty milliseconds. What arrives meanwhile waits, and its reading says nothing about the
+server. So the kernel stamps what arrives (SO_TIMESTAMPING of Linux, `net_tstamp.h`).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+
+_SO_TIMESTAMPING, _RX_SOFTWARE, _SOFTWARE = 37, 1 << 3, 1 << 4
+_ROOM = socket.CMSG_SPACE(48) if sys.platform == "linux" else 0  # three times of 16 bytes
+
+
+class Arrivals:
+    """What comes over the connections that the present task opens from now on.
+
+    A session that makes its sockets with `stamping_socket` stamps it; one that keeps connections
+    open beyond a request must not.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        _expected.set(self)
+
+    @property
+    def last(self) -> float:
+        """When the bytes that were read last had come, on the clock of `time.monotonic`."""
+        return time.monotonic() if self._last is None else self._last
+
+    def note(self, facts: list[tuple[int, int, bytes]]) -> None:
+        """Takes what the kernel told with bytes that have just been read: a stamp, or nothing."""
+        age = 0.0
+        for _, kind, data in facts:
+            if kind == _SO_TIMESTAMPING:
+                seconds, nanoseconds = struct.unpack("qq", data[:16])
+                age = time.time() - (seconds + nanoseconds / 1e9)
+        self._last = time.monotonic() - age
+
+
+_expected: ContextVar[Arrivals] = ContextVar("_expected")
+
+
+def stamping_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The socket of a connection, for the session's `socket_factory`."""
+    family, kind, protocol, *_ = address
+    made = _Stamping(family, kind, protocol)
+    made.arrivals = _expected.get()
+    if _ROOM:
+        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
+    return made
+
+
+class _Stamping(socket.socket):
+    arrivals: Arrivals
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data, facts, _, _ = self.recvmsg(size, _ROOM, flags)
+        self.arrivals.note(facts)
+        return data
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:  # with TLS
+        count, facts, _, _ = self.recvmsg_into([memoryview(buffer)[: size or None]], _ROOM, flags)
+        self.arrivals.note(facts)
+        return count
