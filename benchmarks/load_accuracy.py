@@ -3,8 +3,8 @@
     python benchmarks/load_accuracy.py
 
 Each number of streams is one run: the server waits 300 ms and then sends a token every 50 ms. Both
-sides use the machine's one clock. What the server stamps begins when it has read a request, ours
-when its bytes leave, so that what a busy machine takes to carry them is in the difference.
+sides use the machine's one clock: the server's stamps begin when the kernel has a request for it,
+ours when its bytes leave.
 """
 
 from __future__ import annotations

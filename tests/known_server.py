@@ -10,7 +10,7 @@ The model's name is the script: `ttft=200,itl=20` (milliseconds), and with it
 
 `GET /sent` answers with one row a request, in the order of arrival: when it came and when each
 message with tokens was written, on the clock that all processes of a machine share. A request
-came when the kernel had it, not when this process, perhaps busy with 200 others, has read it.
+came when the kernel had it (on Linux), not when this process, busy with 200 others, has read it.
 """
 
 import asyncio
@@ -58,21 +58,20 @@ class Stream(asyncio.Protocol):
         asyncio.get_running_loop().add_reader(self.socket, self.readable)
 
     def connection_lost(self, _):
-        self.unread()
-        if self.timer:
-            self.timer.cancel()
-
-    def unread(self):
         asyncio.get_running_loop().remove_reader(self.socket)
         self.socket.close()
+        if self.timer:
+            self.timer.cancel()
 
     def readable(self):
         data, stamps, _, _ = self.socket.recvmsg(65536, 256)
         if not data:
             self.transport.close()
             return
-        seconds, nanoseconds = struct.unpack("qq", stamps[0][2][:16])
-        age = time.time() - (seconds + nanoseconds / 1e9)
+        age = 0.0
+        if stamps:
+            seconds, nanoseconds = struct.unpack("qq", stamps[0][2][:16])
+            age = time.time() - (seconds + nanoseconds / 1e9)
         self.data += data
         self.read(time.monotonic() - age)
 
@@ -191,7 +190,8 @@ class KnownServer:
 async def main():
     loop = asyncio.get_running_loop()
     listening = socket.create_server(("127.0.0.1", 0))
-    listening.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, RX_SOFTWARE | SOFTWARE)
+    if sys.platform == "linux":
+        listening.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, RX_SOFTWARE | SOFTWARE)
     server = await loop.create_server(Stream, sock=listening, backlog=500)
     print(listening.getsockname()[1], flush=True)
     await server.serve_forever()

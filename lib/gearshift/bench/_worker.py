@@ -2,7 +2,7 @@
 
 Reads its task as one line of JSON, says that it is ready, waits for the moment to begin, and writes
 what it measured; a second line, or the end of its input, cancels it. It has nothing else to do, so
-that stamps are taken at once and its processor time is the load generator's.
+that questions leave at once and its processor time is the load generator's.
 
 What it does not know: what its figures mean, and that there are other processes.
 """
@@ -202,7 +202,7 @@ class _Worker:
         return request
 
     async def _tick(self) -> None:
-        """Looks how late this process wakes up: what it is late, its stamps can be, too."""
+        """Looks how late this process wakes up: so late are the questions that follow an answer."""
         while True:
             due = time.monotonic() + _TICK
             await asyncio.sleep(_TICK)

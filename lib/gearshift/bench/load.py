@@ -5,7 +5,7 @@
 A closed loop has so many people who ask, read, think and ask again; an open loop has arrivals at a
 rate, whatever the server does: a Poisson process, or burstier or steadier, with gamma-distributed
 intervals as `vllm bench serve` has them. One process is enough for most; many people are spread
-over several, since one that is busy takes its stamps too late.
+over several, since one that is busy asks too late.
 """
 
 from __future__ import annotations

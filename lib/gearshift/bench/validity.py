@@ -6,7 +6,7 @@ import numpy as np
 
 from gearshift.bench.metrics import Run
 
-_BUSY = 0.8  # of a core; a process of the load generator that needs more takes its stamps too late
+_BUSY = 0.8  # of a core; a process of the load generator that needs more asks too late
 # Of all cores, what a client on the server's own machine takes from it: worth a note, too much.
 _SHARE, _TOO_MUCH = 0.15, 1 / 3
 _WOKEN_LATE, _TOO_LATE = 0.005, 0.1  # seconds, for one waking in twenty
@@ -26,7 +26,7 @@ def why_invalid(run: Run, cores: int, on_this_machine: bool) -> str | None:
     if busiest > _BUSY:
         return (
             f"the client was the bottleneck: one of its processes used {busiest:.0%} of a core, so "
-            "its stamps are late"
+            "it asked too late"
         )
     if on_this_machine and run.client_cpu_percent > 100 * cores * _TOO_MUCH:
         return (
@@ -37,7 +37,7 @@ def why_invalid(run: Run, cores: int, on_this_machine: bool) -> str | None:
     if woken > _TOO_LATE:
         return (
             f"the machine was too busy: the client woke up {woken:.2f} s late, or later, once in "
-            "twenty times, and so late are its stamps"
+            "twenty times, and so late were its next questions"
         )
     waited = [
         r.started - r.due for r in run.requests if r.due is not None and r.started is not None
