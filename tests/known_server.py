@@ -64,7 +64,10 @@ class Stream(asyncio.Protocol):
             self.timer.cancel()
 
     def readable(self):
-        data, stamps, _, _ = self.socket.recvmsg(65536, 256)
+        try:
+            data, stamps, _, _ = self.socket.recvmsg(65536, 256)
+        except ConnectionResetError:
+            data = b""
         if not data:
             self.transport.close()
             return
