@@ -175,29 +175,64 @@ def test_it_finds_the_best_of_a_large_space_in_few_trials_and_never_tries_one_tw
     here, tmp_path, seed
 ):
     space = make_space(None, here(CARDS[:1]))  # 7 × 5 × 6
-    study = Study(tmp_path / f"{seed}.journal", space, seed)
+    study = Study(tmp_path / f"{seed}.jsonl", space, seed)
     fill(study, space, [5, 4, 4], 24)
     assert best_of(study.trials).users >= 34  # one step away at most
     keys = [space.key(trial.setting) for trial in study.trials]
     assert len(keys) == len(set(keys)) == 24
 
 
-def test_while_little_is_known_the_next_one_is_a_neighbour_of_the_best(here, tmp_path):
+@pytest.fixture
+def few(here, tmp_path):
+    """Twelve settings, of which some were measured: sequences, tokens in a step, people or None;
+    vLLM's defaults, 128 and 2048, lie between two of them."""
     space = make_space("max-num-seqs=4/16/64/128, max-num-batched-tokens=256/1024/4096", here())
-    study = Study(tmp_path / "few.journal", space, 0)
-    fill(study, space, [3, 1], 3)  # vLLM's defaults, 128 and 2048, are between two of them
-    assert best_of(study.trials).setting == {}
-    assert study.suggest(lambda setting: False) == {
-        "max_num_seqs": 128,
-        "max_num_batched_tokens": 1024,
-    }
+    study = Study(tmp_path / "few.jsonl", space, 0)
+
+    def measured(*rows):
+        for sequences, tokens, users in rows:
+            setting = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens}
+            setting = {name: value for name, value in setting.items() if value is not None}
+            trial = study.begin("test", setting)
+            trial.outcome = Outcome.FAILED if users is None else Outcome.MEASURED
+            if users is not None:
+                trial.points = [Point(users, True, 0.9, {}, users / 2, 1.0, 24, 0, 1.0)]
+                trial.settle()
+            study.close(trial)
+        found = study.suggest(lambda setting: False)
+        return found["max_num_seqs"], found["max_num_batched_tokens"]
+
+    return measured
+
+
+def test_the_next_one_is_a_neighbour_of_the_best_on_the_side_of_the_second_best(few):
+    assert few((None, None, 18), (16, 1024, 20), (128, 4096, 12)) == (64, 1024)
+
+
+def test_it_goes_away_from_what_did_not_start(few):
+    assert few((16, 1024, 20), (128, 1024, None)) != (64, 1024)
+
+
+def test_a_line_that_a_kill_has_cut_costs_that_line_alone(here, tmp_path):
+    space = make_space("max-num-seqs=4/8/16", here())
+    path = tmp_path / "torn.jsonl"
+    study = Study(path, space, 0)
+    fill(study, space, [0], 1)
+    study.note("proof", 1)
+    path.write_bytes(path.read_bytes() + b'{"trial": {"number": 2, "la')
+    again = Study(path, space, 0)
+    assert again.trials == study.trials
+    assert again.noted("proof") == 1
+    fill(again, space, [0], 1)
+    assert Study(path, space, 0).trials == again.trials
+    assert len(again.trials) == 2
 
 
 def test_a_small_space_is_tried_out_and_then_it_ends(here, tmp_path):
     space = make_space("max-num-seqs=4/8/16, prefix-caching", here())
-    study = Study(tmp_path / "small.journal", space, 0)
+    study = Study(tmp_path / "small.jsonl", space, 0)
     assert fill(study, space, [2, 1], 99) == 7  # six, and vLLM's own 128
-    again = Study(tmp_path / "small.journal", space, 0)
+    again = Study(tmp_path / "small.jsonl", space, 0)
     assert [trial.setting for trial in again.trials] == [t.setting for t in study.trials]
     assert best_of(again.trials) == best_of(study.trials)
     assert again.suggest(lambda setting: False) is None
@@ -205,11 +240,11 @@ def test_a_small_space_is_tried_out_and_then_it_ends(here, tmp_path):
 
 def test_what_was_interrupted_goes_on_with_the_loads_that_it_had(here, tmp_path):
     space = make_space("max-num-seqs=4/8", here())
-    study = Study(tmp_path / "cut.journal", space, 0)
+    study = Study(tmp_path / "cut.jsonl", space, 0)
     trial = study.begin("test", {"max_num_seqs": 8})
     trial.points.append(Point(4, True, 0.5, {}, 1.0, 1.0, 24, 0, 1.0))
     study.keep(trial)
-    again = Study(tmp_path / "cut.journal", space, 0)
+    again = Study(tmp_path / "cut.jsonl", space, 0)
     assert again.trials == []
     (cut,) = again.interrupted
     assert again.begin(cut.label, cut.setting).points == trial.points

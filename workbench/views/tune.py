@@ -8,7 +8,7 @@ from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, job, open_tuning
 from gearshift.bench.tuning.result import aim_of, figures, kept_names, load
 from gearshift.bench.tuning.space import NAMES
-from gearshift.bench.tuning.tune import Tuning, folder, is_tuning
+from gearshift.bench.tuning.tune import Tuning, is_tuning
 from gearshift.engine.profiles import OPTIONS
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
@@ -106,7 +106,7 @@ def _what(tuning: Tuning) -> None:
         own = f" (vLLM's own: {one.default})" if one.default is not None else ""
         name = OPTIONS.get(one.name, one.name).replace("_", "-")
         st.caption(plain(f"{name}: {values}{own}"))
-    if (folder(load_settings().home_dir) / f"{tuning.name}.journal").exists():
+    if tuning.journal(load_settings().home_dir).exists():
         st.toggle(
             "Forget what was measured before",
             key="tune-fresh",

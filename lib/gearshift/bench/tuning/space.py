@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gearshift.bench.tuning.trial import Setting
 from gearshift.engine.cards import card_of
 from gearshift.engine.fit import Setup, batching, utilization
@@ -54,6 +56,14 @@ class Parameter:
         if len(numbers) <= len(self.choices):
             return 0
         return min(range(len(self.choices)), key=lambda i: abs(math.log(self.choices[i] / value)))
+
+    def place(self, value: Any) -> float:
+        """The index of a value; between two of them where a number lies between two choices."""
+        numbers = [c for c in (value, *self.choices) if isinstance(c, (int, float)) and c > 0]
+        if value in self.choices or len(numbers) <= len(self.choices):
+            return float(self.nearest(value))
+        indexes = range(len(self.choices))
+        return float(np.interp(math.log(value), [math.log(c) for c in self.choices], indexes))
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,11 @@ class Space:
         """The choices that are most like a setting."""
         values = self.key(setting)
         return [one.nearest(value) for one, value in zip(self.parameters, values, strict=True)]
+
+    def position(self, setting: Setting) -> list[float]:
+        """Where a setting lies: for each parameter from 0, the first choice, to 1, the last."""
+        pairs = zip(self.parameters, self.key(setting), strict=True)
+        return [one.place(value) / max(1, len(one.choices) - 1) for one, value in pairs]
 
     def beginnings(self) -> list[tuple[str, Setting]]:
         """Where a search begins: vLLM's defaults, then the guide's profiles, as far as they go."""

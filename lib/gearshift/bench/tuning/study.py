@@ -1,4 +1,4 @@
-"""Which setting is tried next, and what is kept of those that were: optuna, in a journal file.
+"""Which setting is tried next, and what is kept of those that were, in a journal of JSON lines.
 
 Everything that was measured is in the journal at once, so that whatever ends a search, the same
 question asked again goes on where it stopped.
@@ -6,72 +6,67 @@ question asked again goes on where it stopped.
 
 from __future__ import annotations
 
-import logging
+import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+import numpy as np
 
 from gearshift.bench.tuning.space import Space
+from gearshift.bench.tuning.surrogate import promise
 from gearshift.bench.tuning.trial import Outcome, Setting, Trial, best_of, started
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-logging.getLogger("optuna").propagate = False
-
-_TRIES = 20  # of the optimiser for a setting that was not tried yet
-_ENOUGH = 10  # settings that were measured, for the optimiser to know more than their best one
-_KEPT = "gearshift"
-_STATES = {
-    Outcome.MEASURED: TrialState.COMPLETE,
-    Outcome.STOPPED: TrialState.COMPLETE,
-    Outcome.PRUNED: TrialState.PRUNED,
-    Outcome.FAILED: TrialState.PRUNED,  # as bad as can be, for the optimiser
-}
+_TOLD = (Outcome.MEASURED, Outcome.STOPPED, Outcome.FAILED)  # they say how good a setting is
 
 
 class Study:
-    """The settings that were tried, and the optimiser over them.
+    """The settings that were tried, and what comes next.
 
     Args:
         path: The journal's file; one that is there is gone on with.
         space: What is searched.
-        seed: The optimiser's.
+        seed: Of the choice between settings that promise the same.
     """
 
     def __init__(self, path: Path, space: Space, seed: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.space = space
-        self._study = optuna.create_study(
-            study_name=path.stem,
-            storage=JournalStorage(JournalFileBackend(str(path))),
-            direction="maximize",
-            load_if_exists=True,
-        )
-        begun = len(self._study.trials)
-        self._study.sampler = optuna.samplers.TPESampler(
-            seed=seed + begun, n_startup_trials=len(space.beginnings())
-        )
-        self._dice = random.Random(seed + begun)
-        self._open: optuna.Trial | None = None
-        self.trials: list[Trial] = []
-        self.interrupted: list[Trial] = []
-        for old in self._study.trials:
-            kept = old.user_attrs.get(_KEPT)
-            if old.state is TrialState.RUNNING:
-                self._study.tell(old.number, state=TrialState.FAIL)
-                if kept and kept["outcome"] == Outcome.RUNNING:
-                    self.interrupted.append(Trial.of(kept))
-            elif kept and kept["outcome"] != Outcome.RUNNING:
-                self.trials.append(Trial.of(kept))
+        self._path = path
+        self._notes: dict[str, Any] = {}
+        last = self._read()
+        self._dice = random.Random(seed + len(last))
+        self.trials = [trial for trial in last if trial.outcome is not Outcome.RUNNING]
         seen = {self._key(trial) for trial in self.trials}
-        self.interrupted = [t for t in self.interrupted if self._key(t) not in seen][-1:]
+        cut = [t for t in last if t.outcome is Outcome.RUNNING and self._key(t) not in seen]
+        self.interrupted = cut[-1:]
+
+    def _read(self) -> list[Trial]:
+        """What was last written of each trial; the line that a kill has cut is none."""
+        last: dict[int, Trial] = {}
+        written = self._path.read_bytes() if self._path.exists() else b""
+        if written and not written.endswith(b"\n"):
+            self._append(b"\n")
+        for line in written.splitlines():
+            try:
+                kept = json.loads(line)
+            except ValueError:
+                continue
+            if "trial" in kept:
+                trial = Trial.of(kept["trial"])
+                last[trial.number] = trial
+            else:
+                self._notes |= kept["note"]
+        return list(last.values())
+
+    def _write(self, what: dict[str, Any]) -> None:
+        self._append(json.dumps(what).encode() + b"\n")
+
+    def _append(self, data: bytes) -> None:
+        with self._path.open("ab") as journal:
+            journal.write(data)
 
     def _key(self, trial: Trial) -> tuple[Any, ...]:
         return self.space.key(trial.setting)
@@ -87,73 +82,57 @@ class Study:
         return started(self.trials)
 
     def begin(self, label: str, setting: Setting) -> Trial:
-        """Opens a trial of a setting that somebody else has chosen."""
+        """Opens a trial of a setting; one that was interrupted has the loads that it had."""
         for old in self.interrupted:
             if self._key(old) == self.space.key(setting):
                 self.interrupted.remove(old)
-                return self._opened(old.label, setting, old)
-        return self._opened(label, setting)
-
-    def _opened(self, label: str, setting: Setting, before: Trial | None = None) -> Trial:
-        indexes = self.space.indexes(setting)
-        names = [one.name for one in self.space.parameters]
-        self._study.enqueue_trial(dict(zip(names, indexes, strict=True)))
-        self._open = self._study.ask(self._distributions())
-        trial = Trial(len(self.trials) + 1, label, setting)
-        if before is not None:
-            trial.points = before.points
+                return old
+        number = max((one.number for one in self.trials + self.interrupted), default=0) + 1
+        trial = Trial(number, label, setting)
         self.keep(trial)
         return trial
 
     def suggest(self, forbidden: Callable[[Setting], bool]) -> Setting | None:
-        """What is tried next; `None` when nothing is left.
-
-        Of few trials the optimiser draws by lot: until it knows more, the next one is a neighbour
-        of the best.
+        """What is tried next: of the best one's nearest neighbours that are left the one that
+        promises most; `None` when nothing is left.
         """
-        loaded = (Outcome.MEASURED, Outcome.STOPPED)
-        measured = sum(trial.outcome in loaded for trial in self.trials)
-        for _ in range(_TRIES if measured >= _ENOUGH or best_of(self.trials) is None else 0):
-            asked = self._study.ask(self._distributions())
-            setting = self.space.at([asked.params[one.name] for one in self.space.parameters])
-            self._study.tell(asked, state=TrialState.FAIL)  # opened again when it is tried
-            if self.tried(setting) is None and not forbidden(setting):
-                return setting
-        left = [s for s in self.space.settings() if self.tried(s) is None and not forbidden(s)]
-        best = best_of(self.trials)
-        if not left or best is None:
+        seen = {self._key(trial) for trial in self.trials}
+        fresh = (one for one in self.space.settings() if self.space.key(one) not in seen)
+        left = [one for one in fresh if not forbidden(one)]
+        told = [trial for trial in self.trials if trial.outcome in _TOLD]
+        loaded = [trial for trial in told if trial.outcome is not Outcome.FAILED]
+        if not left or not loaded:
             return self._dice.choice(left) if left else None
+        best = best_of(self.trials) or max(loaded, key=lambda trial: trial.score)
         at = self.space.indexes(best.setting)
         steps = [_steps(self.space.indexes(one), at) for one in left]
-        nearest = min(steps)
-        near = [one for one, far in zip(left, steps, strict=True) if far == nearest]
-        return self._dice.choice(near)
-
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        return {one.name: IntDistribution(0, len(one.choices) - 1) for one in self.space.parameters}
+        nearest = max(1, min(steps))
+        near = [one for one, far in zip(left, steps, strict=True) if far <= nearest]
+        promises = promise(
+            [self.space.position(trial.setting) for trial in told],
+            [-1.0 if trial.outcome is Outcome.FAILED else trial.score for trial in told],
+            [self.space.position(one) for one in near],
+        )
+        most = np.flatnonzero(np.isclose(promises, promises.max()))
+        return near[int(self._dice.choice(most))]
 
     def keep(self, trial: Trial) -> None:
         """Writes down how far it is."""
-        assert self._open is not None
-        self._open.set_user_attr(_KEPT, asdict(trial))
+        self._write({"trial": asdict(trial)})
 
     def close(self, trial: Trial) -> None:
         """The trial has come to its end."""
-        assert self._open is not None
         self.keep(trial)
-        state = _STATES[trial.outcome]
-        value = trial.score if state is TrialState.COMPLETE else None
-        self._study.tell(self._open, value, state=state)
-        self._open = None
         self.trials.append(trial)
 
     def note(self, name: str, value: Any) -> None:
         """Keeps something of the whole search."""
-        self._study.set_user_attr(name, value)
+        self._notes[name] = value
+        self._write({"note": {name: value}})
 
     def noted(self, name: str) -> Any:
         """What was kept, else `None`."""
-        return self._study.user_attrs.get(name)
+        return self._notes.get(name)
 
 
 def _steps(one: list[int], other: list[int]) -> int:

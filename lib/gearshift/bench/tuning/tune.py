@@ -80,6 +80,10 @@ class Tuning:
     proving: bool = False
     complete: bool = False
 
+    def journal(self, home: Path) -> Path:
+        """Where everything that was measured is kept."""
+        return folder(home) / f"{self.name}.jsonl"
+
     @property
     def default(self) -> Trial | None:
         """vLLM's own choice, once it was tried."""
@@ -187,10 +191,9 @@ def tune(
     home = settings.home_dir
     with _alone(home):
         port = _own_port(settings)
-        journal = folder(home) / f"{tuning.name}.journal"
         if fresh:
-            journal.unlink(missing_ok=True)
-        study = Study(journal, tuning.space, tuning.aim.load.seed)
+            tuning.journal(home).unlink(missing_ok=True)
+        study = Study(tuning.journal(home), tuning.space, tuning.aim.load.seed)
         tuning.trials = study.trials
         # Half a round would be completed at another time, when the machine may do something else.
         rounds = [Round.of(kept) for kept in study.noted("rounds") or []]
