@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -191,6 +192,7 @@ def cost() -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends its servers, too
     pairs, users = (int(sys.argv[i]) if len(sys.argv) > i else n for i, n in ((1, 7), (2, 8)))
     engine = Settings(home=ROOT / ".engine", _env_file=None)
     python = environment.python(engine)

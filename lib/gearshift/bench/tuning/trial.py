@@ -89,7 +89,7 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """The same order as one number, for the optimiser; of a loser what its one load tells."""
+        """The same order as one number, for the study; of a loser what its one load tells."""
         if self.outcome is Outcome.STOPPED or self.users == 0:
             return self._guess()
         goodput = self.goodput_per_s or 0.0

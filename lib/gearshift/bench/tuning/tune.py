@@ -1,6 +1,6 @@
 """The search: setting after setting is started, loaded and ended; then the winner is proven.
 
-vLLM's defaults come first, the guide's profiles next, then what the optimiser suggests. Each is
+vLLM's defaults come first, the guide's profiles next, then what the study suggests. Each is
 first asked for as many people as the best so far holds: who does not is a loser and is measured no
 further. What is known not to work is not started.
 """
