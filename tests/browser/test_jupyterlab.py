@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,35 +26,38 @@ _CLICKS = 5
 _TOKEN = "of-a-test"
 
 
-def unrun(path, folder):
-    """A copy without what a run has left, so that whatever it has later is of this one."""
+def unrun(path):
+    """Takes away what a run has left, so that whatever is there later is of this one."""
     book = nbformat.read(path, as_version=4)
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.update(outputs=[], execution_count=None)
-    nbformat.write(book, folder / path.name)
-    return folder / path.name
+    nbformat.write(book, path)
 
 
 class Lab:
-    """JupyterLab on copies of the notebooks, as `make notebooks` starts it."""
+    """`make notebooks` in a copy of what it needs, the environment being there already."""
 
     def __init__(self, folder, home):
         self.folder, self.port = folder, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        copies = [unrun(path, folder) for path in (ROOT / "notebooks").glob("*.ipynb")]
-        jupyter = [sys.executable, "-m", "jupyter"]
-        subprocess.run([*jupyter, "trust", *copies], check=True, stdout=subprocess.DEVNULL)
-        command = [*jupyter, "lab", "--no-browser", "--allow-root", f"--notebook-dir={folder}"]
-        command += [f"--port={self.port}", f"--IdentityProvider.token={_TOKEN}"]
+        for name in ("notebooks", ".jupyter"):
+            shutil.copytree(ROOT / name, folder / name)
+        for name in ("Makefile", "README.md", "CONTRIBUTING.md"):
+            shutil.copy(ROOT / name, folder)
+        (folder / ".venv").symlink_to(sys.prefix)
+        for path in (folder / "notebooks").glob("*.ipynb"):
+            unrun(path)
         # Neither a vLLM of the tests nor settings of theirs: what a newcomer has.
         inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GEARSHIFT_", "HF_"))}
-        variables = {"GEARSHIFT_HOME": str(home), "JUPYTER_CONFIG_PATH": str(ROOT / ".jupyter")}
+        variables = {"GEARSHIFT_HOME": str(home), "BROWSER": "true"}
+        variables |= {"JUPYTER_PORT": str(self.port), "JUPYTER_TOKEN": _TOKEN}
         self.log = home / "lab.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=folder, env=inherited | variables, stdout=log, stderr=log
-            )
+                ["make", "--old-file=.venv/ready-notebooks", "notebooks"],
+                cwd=folder, env=inherited | variables, stdout=log, stderr=log,
+            )  # fmt: skip
         deadline = time.monotonic() + 60
         while not self.ask("/api/status"):
             assert time.monotonic() < deadline, self.log.read_text()
@@ -73,7 +77,7 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path, home):
-    folder = tmp_path / "notebooks"
+    folder = tmp_path / "project"
     folder.mkdir()
     started = Lab(folder, home)
     yield started
@@ -98,7 +102,7 @@ def run_all(page):
 
 def cells_after(page, lab, name):
     """The code cells, as they were saved after a run from top to bottom."""
-    page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset&token={_TOKEN}")
+    page.goto(f"{lab.url}/lab/tree/notebooks/{name}.ipynb?reset&token={_TOKEN}")
     page.locator(".jp-NotebookPanel .jp-CodeCell").first.wait_for()
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     run_all(page)
@@ -106,7 +110,7 @@ def cells_after(page, lab, name):
     while True:
         page.keyboard.press("Control+s")
         time.sleep(2)
-        saved = nbformat.read(lab.folder / f"{name}.ipynb", as_version=4)
+        saved = nbformat.read(lab.folder / "notebooks" / f"{name}.ipynb", as_version=4)
         cells = [cell for cell in saved.cells if cell.cell_type == "code"]
         failed = any(out.output_type == "error" for cell in cells for out in cell.outputs)
         if failed or cells[-1].execution_count:
