@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# JupyterLab warns where there is none to open: it prints its address anyway.
+NO_BROWSER = $(shell $(BIN)/python -c 'import webbrowser; webbrowser.get()' 2>/dev/null || echo --no-browser)
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt
 
 .PHONY: run notebooks test check format soak bench screenshots data pin clean help
@@ -15,7 +17,8 @@ run: $(VENV)/ready ## open the workbench at http://localhost:8501
 notebooks: $(VENV)/ready-notebooks ## learn it by doing it, in JupyterLab
 	$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null
 	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH=$(CURDIR)/.jupyter $(BIN)/jupyter lab \
-	    $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir='$(CURDIR)' \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(NO_BROWSER) \
+	    --ServerApp.root_dir='$(CURDIR)' \
 	    --LabApp.default_url=/lab/tree/notebooks/01_first_answer.ipynb
 
 test: $(VENV)/ready-test .engine/ready check ## run everything that can fail

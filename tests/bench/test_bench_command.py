@@ -1,6 +1,7 @@
 """`gearshift bench`, as people and their scripts call it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -150,6 +151,45 @@ def test_a_server_that_refuses_what_it_does_not_know_is_measured_without(serve):
     assert "refuses ignore_eos" in said
 
 
+def test_an_answer_in_one_piece_that_nobody_counted_is_an_answer(serve):
+    async def whole(exchange):
+        message = {"role": "assistant", "content": "All of it at once."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        await exchange.reply({"object": "chat.completion", "choices": [choice]})
+
+    found, _ = bench("--url", serve(vllm(whole)).url, "--requests", 2, "--input-tokens", 5)
+    assert found["runs"][0]["failed"] == 0
+
+
+def test_what_is_waited_for_after_an_answers_end_is_said(serve):
+    async def lingering(exchange):
+        await exchange.head()
+        await exchange.send(sse("Hello", done=False))
+        await exchange.until_closed()
+
+    url = serve(vllm(lingering)).url
+    found, _ = bench("--url", url, "--requests", 1, "--input-tokens", 5, "--warmup", 0)
+    assert any("left 1 answers open after their end" in note for note in found["runs"][0]["notes"])
+
+
+def test_a_measurement_that_cannot_be_kept_is_shown(known, home, tmp_path):
+    (home / "bench").write_text("a file")
+    report = tmp_path / "report.html"
+    found, _ = bench(
+        "--url", known.url, "--model", "ttft=1", "--requests", 3, "--input-tokens", 5,
+        "--report", report, status=1,
+    )  # fmt: skip
+    assert "cannot be kept" in found["error"]["message"]
+    assert (found["name"], found["runs"][0]["failed"]) == (None, 0)
+    assert "Time to first token" in report.read_text("utf-8")
+
+
+def test_what_was_kept_is_listed_with_what_it_is_of(known):
+    bench("--url", known.url, "--model", "ttft=1", "--concurrency", "1,2", "--requests", 3)
+    listed = subprocess.run([*GEARSHIFT, "bench", "--list"], capture_output=True, text=True)
+    assert "-bench  vllm: 1, 2 at once; up to " in listed.stdout
+
+
 def test_prompts_come_from_a_file(known, tmp_path):
     file = tmp_path / "asked.jsonl"
     rows = ['"Why?"', '{"prompt": "How?"}', '{"messages": [{"role": "user", "content": "Who?"}]}']
@@ -192,17 +232,18 @@ def test_an_open_loop_is_told_by_its_rate(known):
     assert "open loop" in said
 
 
+@pytest.mark.parametrize("whom", ["it alone", "all of its terminal"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_prints_what_was_measured(known, number):
+def test_interrupted_it_prints_what_was_measured(known, number, whom):
     child = subprocess.Popen(
         [*GEARSHIFT, "bench", "--url", known.url, "--model", "ttft=20,itl=2", "--json",
          "--requests", "100000", "--output-tokens", "5", "--input-tokens", "5"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
     )  # fmt: skip
     before = len(known.sent())
     while len(known.sent()) < before + 20:
         time.sleep(0.1)
-    child.send_signal(number)
+    child.send_signal(number) if whom == "it alone" else os.killpg(child.pid, number)
     out, said = child.communicate(timeout=20)
     assert child.returncode == 0, said
     found = json.loads(out)

@@ -111,6 +111,13 @@ def test_a_goal_that_cannot_be_read_is_said(text):
         parse_goals(text)
 
 
+def test_goals_are_those_that_were_written_once_each():
+    assert len(parse_goals("p95 ttft < 5, ttft < 5000ms")) == 1
+    for text in ("itl < 0.05ms", "e2el ≤ 1000000", "p99ttft<1s"):
+        goals = parse_goals(text)
+        assert parse_goals(str(*goals)) == goals
+
+
 @pytest.mark.parametrize("repetitions", [3, 4, 5, 6, 7, 15])
 def test_confidence_intervals_cover_the_median_as_often_as_they_say(repetitions):
     dice = np.random.default_rng(1)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
@@ -30,6 +31,7 @@ from gearshift.bench.prompts import synthetic
 from gearshift.bench.validity import why_invalid
 from gearshift.errors import GearshiftError
 from gearshift.providers._http import Budgets
+from places import free_port
 from scripted_server import ndjson, ollama
 
 
@@ -114,6 +116,15 @@ def test_a_server_that_stops_answering_fails_by_the_budgets_of_a_chat(target, mo
     monkeypatch.setenv("GEARSHIFT_PROGRESS_TIMEOUT", "0.3")
     run = send(target("ttft=10,itl=5000"), Load(2, 4), 3)
     assert [(kind, count) for kind, count, _ in run.failures] == [("stalled", 4)]
+
+
+def test_a_server_that_is_gone_is_not_hammered(target):
+    wire = target("ttft=1").wire(5, exactly=True)
+    wire = replace(wire, endpoint=replace(wire.endpoint, url=f"http://127.0.0.1:{free_port()}"))
+    workload = Workload.of("synthetic", synthetic(100, 1, 10))
+    run = run_load(wire, workload, Load(2, None, 1.2), Budgets(5, 120, 30, 600))
+    assert [kind for kind, _, _ in run.failures] == ["unreachable"]
+    assert 2 <= len(run.requests) <= 8
 
 
 def test_cancelled_it_keeps_what_was_measured(known, target):

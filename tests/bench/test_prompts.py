@@ -59,6 +59,7 @@ def test_synthetic_prompts_have_so_many_words_and_differ():
         ("a.txt", "\ufeffWhy?\r\n\n  How?\n", ["Why?", "How?"]),
         ("a.jsonl", '\ufeff"One\u2028line"\n{"question": "Who?"}\n', ["One\u2028line", "Who?"]),
         ("a.json", '["Why?",\n {"prompt": "How?"}]', ["Why?", "How?"]),
+        ("a.NDJSON", '{"prompt": "Why?"}', ["Why?"]),
         (
             "a.jsonl",
             '{"messages": [{"role": "user", "content": [{"type": "text", "text": "Parts?"}]}]}',
@@ -79,6 +80,7 @@ def test_a_file_is_read_as_people_write_it(tmp_path, name, text, asked):
         ("a.jsonl", '"Why?"\nHow?', "line 2 is not JSON"),
         ("a.json", '{"prompt": "Why?"}', "is no list of prompts"),
         ("a.json", '["Why?", 3]', "prompt 2 holds no prompt"),
+        ("a.jsonl", '{"prompt": "cut \\ud83d"}', "line 1 holds half a character"),
         (
             "a.jsonl",
             '[{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]',

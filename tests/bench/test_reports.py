@@ -31,7 +31,12 @@ def test_the_report_is_one_page_with_all_that_is_needed_to_repeat_it(found):
     for element in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(element)
     assert "Over the repetitions: median and 95 % interval" in page
-    for text in ("gearshift bench --seed 7", "TTFT p95", "output tokens a second", "server: "):
+    for text in (
+        "gearshift bench --seed 7",
+        "TTFT p50 / p95 / p99",
+        "output tokens a second",
+        "server: ",
+    ):
         assert text in page
     assert "as told" in page
 
@@ -168,6 +173,15 @@ def test_ticks_are_round_and_cover_what_is_drawn(top):
     assert found[0] == 0
     assert found[-1] >= top * 0.999
     assert 2 <= len(found) <= 8
+
+
+def test_of_a_single_load_bars_tell_the_values(target):
+    wish = Wish((2,), 4, input_tokens=10, output_tokens=5)
+    page = html(finished(measure(Series(wish, [target("ttft=10,itl=2")]))))
+    drawn = [ElementTree.fromstring(one) for one in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    bars = [len([part for part in one if part.tag == "rect"]) for one in drawn]
+    assert bars == [1, 3, 3]  # throughput; p50, p95, p99 of both times
+    assert all(part.tag not in ("polyline", "circle") for one in drawn for part in one)
 
 
 def test_a_chart_of_one_point_and_of_none_can_be_drawn():

@@ -20,15 +20,15 @@ from filelock import FileLock
 
 from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, Outcome, Point, Trial, Verdict, keep, open_tuning, tune
+from gearshift.bench.tuning.alone import folder, is_tuning
 from gearshift.bench.tuning.capacity import most_users
 from gearshift.bench.tuning.result import failed, sentence, verdict
 from gearshift.bench.tuning.retest import Round, gain
-from gearshift.bench.tuning.tune import folder, is_tuning
 from gearshift.engine import servers
 from gearshift.engine.profiles import profiles
 from gearshift.engine.start import Wish as StartWish
 from gearshift.engine.start import carry_out, prepare
-from gearshift.errors import GearshiftError
+from gearshift.errors import EngineError, GearshiftError
 from gearshift.settings import load_settings
 from places import free_port
 from stand_in import end_stand_in, small_model, stand_in, stand_in_processes, stand_in_starts
@@ -289,6 +289,13 @@ def test_the_server_of_a_search_that_was_killed_ends_before_any_other(play, mode
     found = search(aim(model), cancel=step, fresh=True)
     assert found.cancelled
     nothing_is_left(play)
+
+
+def test_a_disk_that_refuses_is_said_as_such(play, model):
+    play()
+    folder(load_settings().home_dir).write_text("a file")
+    with pytest.raises(EngineError, match="the search cannot be kept in"):
+        search(aim(model))
 
 
 def test_who_comes_while_another_tunes_loses_nothing_that_was_kept(play, model):

@@ -50,7 +50,9 @@ class Lab:
             unrun(path)
         # Neither a vLLM of the tests nor settings of theirs: what a newcomer has.
         inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GEARSHIFT_", "HF_"))}
-        variables = {"GEARSHIFT_HOME": str(home), "BROWSER": "true"}
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):  # the tests' browser is enough
+            inherited.pop(name, None)
+        variables = {"GEARSHIFT_HOME": str(home)}
         variables |= {"JUPYTER_PORT": str(self.port), "JUPYTER_TOKEN": _TOKEN}
         self.log = home / "lab.log"
         with self.log.open("wb") as log:

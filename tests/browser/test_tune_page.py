@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 from playwright.sync_api import expect
 
-from gearshift.bench.tuning.tune import folder
+from gearshift.bench.tuning.alone import folder
 from stand_in import end_stand_in, stand_in, stand_in_processes
 
 _LONG = 300_000  # milliseconds: servers are started and loaded

@@ -10,20 +10,20 @@ import pandas as pd
 import streamlit as st
 
 from gearshift.bench import runs
-from gearshift.bench.charts import COLORS, Chart
+from gearshift.bench.charts import COLORS, Chart, one_load
 from gearshift.bench.machine import in_words
-from gearshift.bench.report import charts, goals_met, html, intervals, label, remarks
+from gearshift.bench.report import goals_met, html, intervals, label, remarks, shown
 from parts.markdown import plain
 
 _HEIGHT = 320
-_LEGEND_LINE = 31  # pixels
+_LEGEND_LINE, _BAR = 31, 34  # pixels
 
 
 def show_record(record: dict[str, Any]) -> None:
     """Charts and figures; of one that grows, too."""
     if record["crossover"]:
         st.info(plain(record["crossover"]["sentence"]), icon=":material/balance:")
-    drawn = [chart for chart in charts(record) if chart.lines]
+    drawn = shown(record)
     for pair in (drawn[:2], drawn[2:]):
         for column, chart in zip(st.columns(2), pair, strict=False):
             with column:
@@ -48,6 +48,9 @@ def _draw(chart: Chart) -> None:
     groups = list(dict.fromkeys(line.group for line in chart.lines))
     colors = [COLORS[groups.index(line.group) % len(COLORS)] for line in chart.lines]
     dashes = [[line.dash, 4] if line.dash else [1, 0] for line in chart.lines]
+    if one_load(chart):
+        _draw_bars(chart, frame, names, colors)
+        return
     # Below each other, so that long names have room on a phone, too.
     legend = alt.Legend(
         orient="bottom", columns=1, labelLimit=300, title=None, symbolType="stroke", symbolSize=400
@@ -71,6 +74,19 @@ def _draw(chart: Chart) -> None:
         height=_HEIGHT + _LEGEND_LINE * len(names)
     )
     st.altair_chart(lines, width="stretch")
+
+
+def _draw_bars(chart: Chart, frame: pd.DataFrame, names: list[str], colors: list[str]) -> None:
+    base = alt.Chart(frame, title=f"{chart.title}, {chart.y}").encode(
+        x=alt.X("y:Q", title=None, scale=alt.Scale(domainMin=0)),
+        y=alt.Y("line:N", title=None, sort=names, axis=alt.Axis(labelLimit=260)),
+        tooltip=alt.Tooltip("what:N", title="measured"),
+    )
+    bars = base.mark_bar().encode(
+        color=alt.Color("line:N", scale=alt.Scale(domain=names, range=colors), legend=None)
+    )
+    values = base.mark_text(align="left", dx=4).encode(text=alt.Text("y:Q", format=",.4~g"))
+    st.altair_chart((bars + values).properties(height=alt.Step(_BAR)), width="stretch")
 
 
 def _table(record: dict[str, Any]) -> pd.DataFrame:

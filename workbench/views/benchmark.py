@@ -8,7 +8,7 @@ import streamlit as st
 
 from gearshift.bench import Wish, job, runs
 from gearshift.bench.scenarios import SCENARIOS
-from gearshift.bench.tuning.tune import is_tuning
+from gearshift.bench.tuning.alone import is_tuning
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 from parts.bench import offer_report, show_comparison, show_record
@@ -93,6 +93,9 @@ def _live() -> None:
         return
     if not last.running:
         show_end(last, "bench-dismiss")
+        record = last.record()
+        if record is not None and last.name is None:  # it could not be kept: here alone it is
+            show_record(record)
         if (
             last.problem is None
             and last.name is not None

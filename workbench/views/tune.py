@@ -6,9 +6,10 @@ import streamlit as st
 
 from gearshift.bench import Wish, parse_goals
 from gearshift.bench.tuning import Aim, job, open_tuning
+from gearshift.bench.tuning.alone import is_tuning
 from gearshift.bench.tuning.result import aim_of, figures, kept_names, load
 from gearshift.bench.tuning.space import NAMES
-from gearshift.bench.tuning.tune import Tuning, is_tuning
+from gearshift.bench.tuning.tune import Tuning
 from gearshift.engine.profiles import OPTIONS
 from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings

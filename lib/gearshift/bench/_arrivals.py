@@ -1,8 +1,10 @@
-"""When bytes arrived: the kernel knows it, however late somebody comes to read them.
+"""When bytes arrived: the kernel knows it, also when they are read some milliseconds later.
 
 A process with many streams handles one after the other, and fifty questions that are sent at once
 take twenty milliseconds. What arrives meanwhile waits, and its reading says nothing about the
-server. So the kernel stamps what arrives (SO_TIMESTAMPING of Linux, `net_tstamp.h`).
+server. So the kernel stamps what arrives (SO_TIMESTAMPING of Linux, `net_tstamp.h`). With the bytes
+of a reading comes one stamp, of the last: who reads so late that a stream has sent twice meanwhile
+sees both at once.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 
 _SO_TIMESTAMPING, _RX_SOFTWARE, _SOFTWARE = 37, 1 << 3, 1 << 4
-_ROOM = socket.CMSG_SPACE(48) if sys.platform == "linux" else 0  # three times of 16 bytes
+_STAMPS = 48  # three times of 16 bytes
+_ROOM = socket.CMSG_SPACE(_STAMPS) if sys.platform == "linux" else 0
 
 
 class Arrivals:
-    """What comes over the connections that the present task opens from now on.
+    """When the bytes of one request's connection came.
 
     A session that makes its sockets with `stamping_socket` stamps it; one that keeps connections
     open beyond a request must not.
@@ -29,6 +33,9 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._last: float | None = None
+
+    def expect(self) -> None:
+        """Takes the connections that this task opens from now on."""
         _expected.set(self)
 
     @property
@@ -40,7 +47,7 @@ class Arrivals:
         """Takes what the kernel told with bytes that have just been read: a stamp, or nothing."""
         age = 0.0
         for _, kind, data in facts:
-            if kind == _SO_TIMESTAMPING:
+            if kind == _SO_TIMESTAMPING and len(data) == _STAMPS:
                 seconds, nanoseconds = struct.unpack("qq", data[:16])
                 age = time.time() - (seconds + nanoseconds / 1e9)
         self._last = time.monotonic() - age
@@ -54,7 +61,7 @@ def stamping_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, *_ = address
     made = _Stamping(family, kind, protocol)
     made.arrivals = _expected.get()
-    if _ROOM:
+    with suppress(OSError):  # what has no such stamps, or forbids them, has the time of reading
         made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
     return made
 

@@ -83,6 +83,7 @@ async def exchange(
     request.started = time.monotonic()
     _sending.set(request)
     arrivals = Arrivals()
+    arrivals.expect()
     started = now()
     last = started + budgets.total
     try:
@@ -105,6 +106,7 @@ async def exchange(
         _finish(request, reader)
     except TimeoutError:
         if reader.proven:  # usage or the last mark did not come, the answer did
+            request.lingered = True
             _finish(request, reader)
         else:
             _fail(request, _late(bool(request.pieces), budgets))
@@ -129,7 +131,7 @@ def _finish(request: Request, reader: StreamReader) -> None:
         request.input_tokens = last.usage.prompt_tokens
         request.output_tokens = last.usage.completion_tokens
     if not request.pieces:
-        if request.output_tokens:  # its only token shows nothing and came with the end
+        if request.output_tokens or chunks[:-1]:  # all of it came with the end
             request.pieces.append(request.ended)
         else:
             request.error, request.reason = "empty", "the answer ended without a token"

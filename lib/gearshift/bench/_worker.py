@@ -13,7 +13,6 @@ import asyncio
 import gc
 import os
 import random
-import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -32,6 +31,8 @@ from gearshift.providers._http import Budgets, Endpoint
 _STAGGER = 0.0005  # seconds between people who begin; one process sends about that fast
 _PROGRESS = 0.25  # seconds
 _TICK = 0.05  # seconds
+_REST = 0.5  # seconds before a person asks a server again that is gone or full
+_REFUSED = ("unreachable", "overloaded")
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,10 @@ class _Worker:
             for prompt in session:
                 if self._over:
                     return
-                await self._record(Request(prompt))
+                request = Request(prompt)
+                await self._record(request)
+                if request.error in _REFUSED:  # else a dead server is asked a thousand times
+                    await asyncio.sleep(_REST)
                 if self.task.think_s:
                     await asyncio.sleep(dice.expovariate(1 / self.task.think_s))
 
@@ -191,14 +195,8 @@ class _Worker:
     async def _send(self, request: Request) -> Request:
         task = self.task
         body = task.bodies[request.prompt]
-        await exchange(
-            request,
-            task.endpoint,
-            task.path,
-            body,
-            self.make_reader(),
-            task.budgets,
-        )
+        reader = self.make_reader()
+        await exchange(request, task.endpoint, task.path, body, reader, task.budgets)
         return request
 
     async def _tick(self) -> None:
@@ -241,8 +239,6 @@ def _say(what: dict[str, Any]) -> None:
 
 def main() -> None:
     """Does the one task that stands on standard input."""
-    # Ctrl-C reaches the whole group of processes; whoever started us says what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
     asyncio.run(_Worker(task).run())
 

@@ -9,6 +9,7 @@ from html import escape
 COLORS = ("#0d9488", "#3b82f6", "#f59e0b", "#a855f7", "#ef4444", "#64748b")
 _WIDTH, _HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 44  # margins around the plot
+_ROW, _NAMES, _VALUES = 26, 210, 70  # a bar's height, the room for names and for values
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,41 @@ def ticks(top: float, count: int = 5) -> list[float]:
     return [step * number for number in range(math.ceil(top / step * 0.999) + 1)]
 
 
+def one_load(chart: Chart) -> bool:
+    """Whether there is no more than one point a line, so that bars tell more than lines."""
+    return all(len(line.points) < 2 for line in chart.lines)
+
+
 def svg(chart: Chart) -> str:
     """The chart as an SVG element, whose text takes the page's color."""
+    return _bars(chart) if one_load(chart) else _lines(chart)
+
+
+def _bars(chart: Chart) -> str:
+    """A bar for each line's only point, with its value; what is the same for all is left out."""
+    drawn = [line for line in chart.lines if line.points]
+    top = max((y for line in drawn for _, y in line.points), default=0.0) or 1.0
+    height = _TOP + _ROW * len(drawn)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(chart.title)}">',
+        f'<text x="0" y="18" class="title">{escape(chart.title)}</text>',
+        f'<text x="{_WIDTH - _RIGHT}" y="18" class="end">{escape(chart.y)}</text>',
+    ]
+    groups = list(dict.fromkeys(line.group for line in drawn))
+    for number, line in enumerate(drawn):
+        color = COLORS[groups.index(line.group) % len(COLORS)]
+        value, y = line.points[0][1], _TOP + _ROW * number
+        width = value / top * (_WIDTH - _NAMES - _VALUES)
+        parts.append(
+            f'<text x="{_NAMES - 8}" y="{y + 17}" class="end">{escape(line.name)}</text>'
+            f'<rect x="{_NAMES}" y="{y + 4}" width="{width:.1f}" height="{_ROW - 8}" '
+            f'fill="{color}"><title>{escape(line.labels[0])}</title></rect>'
+            f'<text x="{_NAMES + width + 6:.1f}" y="{y + 17}">{value:,.4g}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def _lines(chart: Chart) -> str:
     xs = ticks(max((x for line in chart.lines for x, _ in line.points), default=0))
     ys = ticks(max((y for line in chart.lines for _, y in line.points), default=0))
 

@@ -9,6 +9,7 @@ from gearshift.bench import runs
 from gearshift.bench.background import Background
 from gearshift.bench.scenarios import finished, scenario_series
 from gearshift.bench.series import Series, Wish, measure, nothing_measured
+from gearshift.errors import GearshiftError
 from gearshift.settings import load_settings
 
 _last: Job | None = None
@@ -63,4 +64,7 @@ class Job(Background):
             measure(series, cancel=self.cancelled)
         self.problem = series.problem or nothing_measured(series)
         if any(one.run.requests for one in series.measured):
-            self.name = runs.keep(finished(series), load_settings().home_dir)
+            try:
+                self.name = runs.keep(finished(series), load_settings().home_dir)
+            except GearshiftError as wrong:
+                self.problem = self.problem or wrong

@@ -184,10 +184,12 @@ class _Process:
     def __enter__(self) -> _Process:
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "gearshift.bench._worker"],
+            [sys.executable, "-W", "ignore", "-m", "gearshift.bench._worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            # What ends all processes of a terminal is for whoever started this one: it is told.
+            process_group=0,
         )
         threading.Thread(target=self._read, daemon=True).start()
         self.tell(msgspec.json.encode(self._task) + b"\n")

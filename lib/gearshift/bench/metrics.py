@@ -38,6 +38,7 @@ class Request:
         ended: When the server said why the answer ends.
         input_tokens, output_tokens: As the server counted them.
         error, reason: The kind of failure, and in words; an answer that was cut off is one.
+        lingered: The server left the connection open after the end, and its end was waited for.
     """
 
     prompt: int
@@ -49,6 +50,7 @@ class Request:
     output_tokens: int | None = None
     error: str | None = None
     reason: str = ""
+    lingered: bool = False
 
     @property
     def completed(self) -> bool:
@@ -233,8 +235,8 @@ class Goal:
 
 
 _GOAL = re.compile(
-    r"(?:p(?P<percentile>\d+(?:\.\d+)?)\s+)?(?P<metric>ttft|tpot|itl|e2el)(?:_s)?\s*<=?\s*"
-    r"(?P<limit>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>ms|s)?",
+    r"(?:p(?P<percentile>\d+(?:\.\d+)?)\s*)?(?P<metric>ttft|tpot|itl|e2el)(?:_s)?\s*(?:<=?|≤)\s*"
+    r"(?P<limit>(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>ms|s)?",
     re.IGNORECASE,
 )
 
@@ -259,7 +261,7 @@ def parse_goals(text: str) -> tuple[Goal, ...]:
             )
         limit = float(found["limit"]) / (1000 if (found["unit"] or "").lower() == "ms" else 1)
         goals.append(Goal(found["metric"].lower(), limit, float(found["percentile"] or 95)))
-    return tuple(goals)
+    return tuple(dict.fromkeys(goals))
 
 
 def confidence_interval(

@@ -28,6 +28,7 @@ Messages = tuple[Message, ...]
 
 _TURNS = (1, 2, 3)  # questions that one person asks in a session
 _MARKED = 4  # words
+_JSON_LINES = (".jsonl", ".ndjson")
 _HOW = 'write {"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 # Words of four letters that nearly every tokenizer takes as one token, so that the tokens of a text
 # are a constant for each word and a constant for the template.
@@ -140,7 +141,7 @@ def synthetic(requests: int, seed: int | str, words: int, mark: str = "") -> lis
 
 
 def from_file(path: Path) -> list[list[Messages]]:
-    """Sessions of a file: JSON lines (`.jsonl`), a JSON list (`.json`), or text, a prompt a line.
+    """Sessions of a file: JSON lines (`.jsonl`, `.ndjson`), a JSON list (`.json`), or text lines.
 
     A prompt in JSON is a string, a list of messages (`role`, `content`), or an object with
     `messages`, `prompt` or `question`. Each is a session of one prompt.
@@ -152,7 +153,8 @@ def from_file(path: Path) -> list[list[Messages]]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as wrong:
         raise GearshiftError(f"cannot read {path}: {wrong}", hint="name a UTF-8 file") from None
-    if path.suffix == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         rows = _parsed(text, str(path))
         if not isinstance(rows, list):
             raise GearshiftError(f"{path} is no list of prompts", hint='write ["…", "…"]')
@@ -160,7 +162,7 @@ def from_file(path: Path) -> list[list[Messages]]:
     else:
         lines = [(n, line.strip()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         found = [
-            _prompt(_parsed(line, where), where) if path.suffix == ".jsonl" else _asked(line)
+            _prompt(_parsed(line, where), where) if suffix in _JSON_LINES else _asked(line)
             for number, line in lines
             for where in (f"{path}, line {number}",)
         ]
@@ -183,15 +185,22 @@ def _parsed(text: str, where: str) -> Any:
 def _prompt(row: Any, where: str) -> Messages:
     if isinstance(row, dict):
         row = row.get("messages") or row.get("prompt") or row.get("question")
-    if isinstance(row, str) and row.strip():
-        return _asked(row)
     wrong = GearshiftError(f"{where} holds no prompt", hint=_HOW)
-    if not isinstance(row, list) or not row:
+    if isinstance(row, str) and row.strip():
+        found = _asked(row)
+    elif isinstance(row, list) and row:
+        try:
+            found = tuple(Message(str(one["role"]), _said(one["content"])) for one in row)
+        except (TypeError, KeyError):
+            raise wrong from None
+    else:
         raise wrong
     try:
-        return tuple(Message(str(one["role"]), _said(one["content"])) for one in row)
-    except (TypeError, KeyError):
-        raise wrong from None
+        "".join(one.role + one.content for one in found).encode()
+    except UnicodeEncodeError:
+        half = "holds half a character (a lone surrogate), which no server takes"
+        raise GearshiftError(f"{where} {half}", hint="remove it from the text") from None
+    return found
 
 
 def _said(content: Any) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
-from gearshift.bench.charts import Chart, Line, svg
+from gearshift.bench.charts import Chart, Line, one_load, svg
 from gearshift.bench.machine import in_words
 
 _STYLE = """
@@ -21,7 +21,7 @@ svg { width: 100%; font-size: 12px } svg text { fill: currentColor } svg .title 
   font-size: 14px } .end { text-anchor: end } .middle { text-anchor: middle }
 .grid { stroke: currentColor; opacity: .15 }
 .wide { overflow-x: auto } table { border-collapse: collapse; white-space: nowrap }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884 }
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #8884 }
 th:first-child, td:first-child { text-align: left } .bad { color: #dc2626 }
 pre { background: #8881; padding: .8rem; overflow-x: auto } .quiet { opacity: .75 }
 """
@@ -62,6 +62,12 @@ def charts(record: dict[str, Any]) -> list[Chart]:
             ],
         ),
     ]
+
+
+def shown(record: dict[str, Any]) -> list[Chart]:
+    """The charts that tell something: of a single load there is no latency against throughput."""
+    drawn = [chart for chart in charts(record) if chart.lines]
+    return drawn[:3] if all(map(one_load, drawn)) else drawn
 
 
 def _curves(record: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -139,7 +145,7 @@ def html(record: dict[str, Any]) -> str:
         parts.append('<p class="bad">It was cancelled: these are the figures until then.</p>')
     if record["crossover"]:
         parts.append(f"<p><strong>{escape(record['crossover']['sentence'])}</strong></p>")
-    drawn = "".join(f"<div>{svg(chart)}</div>" for chart in charts(record) if chart.lines)
+    drawn = "".join(f"<div>{svg(chart)}</div>" for chart in shown(record))
     parts += [f'<div class="charts">{drawn}</div>', "<h2>Figures</h2>", _table(record["runs"])]
     parts.append(
         '<p class="quiet">Times in milliseconds, of completed requests; TTFT, TPOT, ITL and E2EL '
@@ -159,10 +165,11 @@ _COLUMNS = (
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
+    goals = any(run["goals_met"] for run in runs)
     heads = [
-        "server", "model", "people", "requests", "failed", "tokens/s",
-        *(f"{metric[:-2].upper()} {which}" for metric, whiches in _COLUMNS for which in whiches),
-        "client CPU", "goodput/s", "goals met",
+        "server", "model", "people", "sent", "failed", "tokens/s",
+        *(f"{metric[:-2].upper()} {' / '.join(whiches)}" for metric, whiches in _COLUMNS),
+        "client CPU", *(("goodput/s", "goals met") if goals else ()),
     ]  # fmt: skip
     rows = []
     for run in runs:
@@ -170,10 +177,9 @@ def _table(runs: list[dict[str, Any]]) -> str:
         cells = [
             label(run), run["model"], people, run["requests"], run["failed"],
             _number(run["output_tokens_per_s"]),
-            *(_number(run[m][p], 1000) for m, whiches in _COLUMNS for p in whiches),
+            *(" / ".join(_number(run[m][p], 1000) for p in whiches) for m, whiches in _COLUMNS),
             f"{run['client_cpu_percent']:.0f} %",
-            _number(run["goodput_per_s"]),
-            goals_met(run) or "–",
+            *((_number(run["goodput_per_s"]), goals_met(run) or "–") if goals else ()),
         ]  # fmt: skip
         rows.append(_row(cells, ' class="bad"' if run["invalid"] else ""))
     return _drawn(heads, rows)

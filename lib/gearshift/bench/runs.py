@@ -63,6 +63,20 @@ def load(name: str, home: Path) -> dict[str, Any]:
     return found
 
 
+def outline(name: str, home: Path) -> str:
+    """What a kept record is of: servers, people, and how fast; why not, where it cannot be read."""
+    try:
+        found = load(name, home)
+    except GearshiftError as wrong:
+        return wrong.message
+    rows = found["summary"]
+    servers = ", ".join(dict.fromkeys(row["target"] for row in rows)) or "nothing"
+    people = ", ".join(dict.fromkeys(str(row["concurrency"] or "open loop") for row in rows))
+    speeds = [row["output_tokens_per_s"]["median"] or 0.0 for row in rows]
+    fastest = f"; up to {max(speeds):.1f} tokens/s" if speeds else ""
+    return f"{servers}: {people or 'nobody'} at once{fastest}"
+
+
 def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     """What changed, for each server and number of people (or rate) that both have.
 

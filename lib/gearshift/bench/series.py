@@ -21,7 +21,7 @@ from gearshift.bench import machine, validity
 from gearshift.bench import prompts as ask
 from gearshift.bench.load import Load, Progress, run_load
 from gearshift.bench.metrics import Goal, Run
-from gearshift.bench.prompts import Workload
+from gearshift.bench.prompts import Messages, Workload
 from gearshift.bench.target import Target, Tokens, count_tokens, off_the_gpu, takes_lengthening
 from gearshift.errors import GearshiftError, unexpected
 from gearshift.settings import is_loopback, load_settings
@@ -122,6 +122,8 @@ class Series:
     mark: str = field(default_factory=lambda: secrets.token_hex(3))
     now: str = ""
     progress: Progress = field(default_factory=Progress)
+    requests: int | None = None
+    """Of the run that is under way; not known where the time ends it."""
 
     @property
     def planned(self) -> int:
@@ -169,10 +171,13 @@ def measure(
 def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
     wish = series.wish
     makers = {}
+    # Once: what is read a second time may have changed, or be a pipe that is empty now.
+    given = wish.prompts not in (QUESTIONS, CONVERSATIONS) and wish.input_tokens is None
+    prompts = ask.from_file(Path(wish.prompts)) if given else None
     for target in series.targets:
         series.now = f"{target.label}: looking at the server"
         step(series)
-        makers[id(target)] = _Maker(wish, target, series)
+        makers[id(target)] = _Maker(wish, target, series, prompts)
         if cancel.is_set():
             series.cancelled = True
             return
@@ -186,6 +191,7 @@ def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
                 step(series)
                 # The same prompts for each target, others for each repetition and number of people.
                 load = wish.load(users, repetition)
+                series.requests = load.requests
                 found = makers[id(target)].run(load, number, repetition, series, step, cancel)
                 series.measured.append(found)
                 step(series)
@@ -198,8 +204,10 @@ def _measure(series: Series, step: OnStep, cancel: threading.Event) -> None:
 class _Maker:
     """Makes the workload of one target, which says how it counts tokens, and runs it."""
 
-    def __init__(self, wish: Wish, target: Target, series: Series) -> None:
-        self.wish, self.target, self.mark = wish, target, series.mark
+    def __init__(
+        self, wish: Wish, target: Target, series: Series, given: list[list[Messages]] | None
+    ) -> None:
+        self.wish, self.target, self.mark, self.given = wish, target, series.mark, given
         self.notes: list[str] = []
         self.tokens = Tokens()
         shortest = min(one.context for one in series.targets)
@@ -237,8 +245,8 @@ class _Maker:
             home = load_settings().home_dir
             found = ask.conversations(home, self.room)
             return Workload.of("conversations of this installation", found, mark)
-        path = Path(wish.prompts)
-        return Workload.of(f"prompts of {path.name}", ask.from_file(path), mark)
+        assert self.given is not None
+        return Workload.of(f"prompts of {Path(wish.prompts).name}", self.given, mark)
 
     def run(
         self,
@@ -307,6 +315,8 @@ def nothing_measured(series: Series) -> GearshiftError | None:
     kind, _, words = failures[0]
     if kind == "unreachable":
         return GearshiftError(words, hint="start the server, or check the address")
+    if kind == "overloaded":
+        return GearshiftError(words, hint="let fewer people ask at once (--concurrency)")
     return GearshiftError(
         f"not one request was answered: {words}",
         hint="see the server's log; or name another model (--model), or shorter prompts",

@@ -58,8 +58,16 @@ def notes(run: Run, cores: int, on_this_machine: bool) -> list[str]:
             f"the client took {run.client_cpu_percent:.0f} % of a core from a server on the same "
             f"{cores} cores"
         )
-    if _late_wakings(run) > _WOKEN_LATE:
+    woken, between = _late_wakings(run), run.percentiles("itl").mean
+    if woken > _WOKEN_LATE:
         found.append("the machine was busy: in some runs the client woke up 5 ms late, or later")
+    if between and woken > max(between, _WOKEN_LATE):
+        found.append("it woke up later than tokens follow each other: ITL percentiles are coarse")
+    if lingering := sum(request.lingered for request in run.requests):
+        found.append(
+            f"the server left {lingering} answers open after their end, which people waited for: "
+            "tokens and answers a second would be more"
+        )
     if run.counted_by in ("messages", "both"):
         found.append("the server did not count its tokens: each message counts as one")
     if run.completed and len(run.completed) < 100:

@@ -16,7 +16,7 @@ from gearshift.cli import bench, chat, cutover, doctor, engine, gpus, migrate, p
 from gearshift.cli._report import out, print_json
 from gearshift.errors import GearshiftError
 
-_WRONG_USAGE = 2
+_WRONG_USAGE, _CANCELLED = 2, 130
 
 app = typer.Typer(
     help="A RAG workbench that runs on Ollama and shifts to vLLM.",
@@ -58,3 +58,8 @@ def main() -> None:
             error = GearshiftError("wrong usage: stderr says what", hint="add --help")
             print_json({"error": error.as_dict() | {"kind": "usage"}})
         raise
+    except KeyboardInterrupt:  # before a command has begun to keep what it has
+        if "--json" in sys.argv:
+            error = GearshiftError("it was cancelled before anything was done", hint="begin again")
+            print_json({"error": error.as_dict() | {"kind": "cancelled"}})
+        sys.exit(_CANCELLED)

@@ -126,7 +126,7 @@ def bench(
     from gearshift.bench.report import html
     from gearshift.bench.scenarios import finished
     from gearshift.bench.series import Wish, nothing_measured
-    from gearshift.bench.tuning.tune import is_tuning
+    from gearshift.bench.tuning.alone import is_tuning
 
     if kept or compare:
         with reporting(as_json):
@@ -170,7 +170,11 @@ def bench(
         found = finished(series)
         home = load_settings().home_dir
         asked = any(one.run.requests for one in series.measured)
-        found["name"] = runs.keep(found, home) if asked else None
+        found["name"] = None
+        try:
+            found["name"] = runs.keep(found, home) if asked else None
+        except GearshiftError as wrong:  # its figures are there, and are shown
+            problem = problem or wrong
         if report is not None:
             _write(report, html(found))
         if as_json:
@@ -221,7 +225,10 @@ def _look_back(pair: tuple[str, str] | None, as_json: bool) -> None:
         if as_json:
             print_json({"kept": names})
             return
-        out.print("\n".join(names) or "nothing was kept yet", markup=False)
+        for name in names:
+            out.print(f"{name}  {runs.outline(name, home)}", markup=False, soft_wrap=True)
+        if not names:
+            out.print("nothing was kept yet")
         return
     before, after = (runs.load(name, home) for name in pair)
     rows, unlike = runs.compare(before, after), runs.differences(before, after)
@@ -255,19 +262,21 @@ def _watched(series: Series) -> None:
     """Measures, with what happens on stderr: a bar on a terminal, else a line now and then."""
     from gearshift.bench.series import measure
 
-    seen, told = 0, time.monotonic()
+    seen, told, said = 0, time.monotonic(), ""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=series.planned, counts="")
 
         def step(now: Series) -> None:
-            nonlocal seen, told
+            nonlocal seen, told, said
             one = now.progress
-            counts = f"{one.done} done, {one.failed} failed, {one.tokens} tokens"
+            of = f" of {now.requests}" if now.requests else ""
+            counts = f"{one.done}{of} done, {one.failed} failed, {one.tokens} tokens"
             bar.update(task, completed=len(now.measured), description=now.now, counts=counts)
-            if not err.is_terminal and time.monotonic() - told > _PACE:
-                told = time.monotonic()
-                err.print(f"{now.now}: {counts}", markup=False, soft_wrap=True)
+            line = f"{now.now}: {counts}"
+            if not err.is_terminal and line != said and time.monotonic() - told > _PACE:
+                told, said = time.monotonic(), line
+                err.print(line, markup=False, soft_wrap=True)
             for found in now.measured[seen:]:
                 run = found.run
                 speed = run.output_tokens_per_s or 0.0
@@ -287,7 +296,7 @@ def _show(found: dict[str, Any]) -> None:
     """A table for a terminal of 80 columns; the JSON and the report have more."""
     from gearshift.bench.report import intervals, label
 
-    figures = ("tokens/s", "TTFT", "p95", "ITL", "p95", "E2EL")
+    figures = ("tokens/s", "TTFT p50", "p95", "ITL p50", "p95", "E2EL p50")
     table = Table(
         "server", "people", "sent", "failed", *figures, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )

@@ -13,10 +13,11 @@ from gearshift.bench import machine
 from gearshift.bench.metrics import parse_goals
 from gearshift.bench.series import Wish
 from gearshift.bench.tuning.aim import Aim, slug
+from gearshift.bench.tuning.alone import folder
 from gearshift.bench.tuning.retest import Gain, gain, kept
 from gearshift.bench.tuning.server import prepared
 from gearshift.bench.tuning.trial import Outcome, Setting, Trial
-from gearshift.bench.tuning.tune import Tuning, folder
+from gearshift.bench.tuning.tune import Tuning
 from gearshift.engine.export import serve_command
 from gearshift.engine.profiles import Profile, in_words
 from gearshift.engine.profiles import keep as keep_profile

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gearshift.bench.tuning.alone import written
 from gearshift.bench.tuning.space import Space
 from gearshift.bench.tuning.surrogate import promise
 from gearshift.bench.tuning.trial import Outcome, Setting, Trial, best_of, started
@@ -32,7 +33,6 @@ class Study:
     """
 
     def __init__(self, path: Path, space: Space, seed: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.space = space
         self._path = path
         self._notes: dict[str, Any] = {}
@@ -65,7 +65,7 @@ class Study:
         self._append(json.dumps(what).encode() + b"\n")
 
     def _append(self, data: bytes) -> None:
-        with self._path.open("ab") as journal:
+        with written(self._path.parent), self._path.open("ab") as journal:
             journal.write(data)
 
     def _key(self, trial: Trial) -> tuple[Any, ...]:

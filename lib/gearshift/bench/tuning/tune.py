@@ -13,11 +13,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from gearshift import __version__, gpu
 from gearshift.bench import prompts as ask
@@ -26,18 +23,12 @@ from gearshift.bench.series import ANSWER_TOKENS, CONVERSATIONS, QUESTIONS, Wish
 from gearshift.bench.target import Target
 from gearshift.bench.tuning import retest
 from gearshift.bench.tuning.aim import Aim
+from gearshift.bench.tuning.alone import alone, folder, own_port
 from gearshift.bench.tuning.capacity import most_users
 from gearshift.bench.tuning.lessons import Lesson, correction, learn, why_not
 from gearshift.bench.tuning.measure import Cancelled, look, once, warm
 from gearshift.bench.tuning.retest import Round
-from gearshift.bench.tuning.server import (
-    StartFailed,
-    check_alive,
-    end,
-    free_port,
-    prepared,
-    running,
-)
+from gearshift.bench.tuning.server import StartFailed, check_alive, prepared, running
 from gearshift.bench.tuning.space import Here, Space, make_space
 from gearshift.bench.tuning.study import Study
 from gearshift.bench.tuning.trial import Outcome, Point, Setting, Trial, best_of, started
@@ -52,7 +43,6 @@ from gearshift.settings import Settings
 log = logging.getLogger(__name__)
 
 _QUESTION = 1500  # tokens of most questions about the handbook with their passages
-_LOOKED_AT = 0.5  # seconds that a lock is waited for: `is_tuning` takes it for a moment
 _MOST_PRUNED = 200  # settings that are not started, until nothing better is to be hoped for
 
 
@@ -111,11 +101,6 @@ class Tuning:
 
 
 OnStep = Callable[[Tuning], None]
-
-
-def folder(home: Path) -> Path:
-    """Where searches are kept: a journal and a record each."""
-    return home / "tuning"
 
 
 def open_tuning(aim: Aim, settings: Settings) -> Tuning:
@@ -189,8 +174,8 @@ def tune(
             somebody else is tuning.
     """
     home = settings.home_dir
-    with _alone(home):
-        port = _own_port(settings)
+    with alone(home):
+        port = own_port(settings)
         if fresh:
             tuning.journal(home).unlink(missing_ok=True)
         study = Study(tuning.journal(home), tuning.space, tuning.aim.load.seed)
@@ -205,48 +190,6 @@ def tune(
         tuning.now, tuning.trial = "", None
         step(tuning)
     return tuning
-
-
-def _own_port(settings: Settings) -> int:
-    """A port for this search; the server that a search was killed beside ends before."""
-    note = folder(settings.home_dir) / "port"
-    with suppress(FileNotFoundError, ValueError):  # there is none, or only half of one
-        end(int(note.read_text("ascii")), settings)
-    port = free_port()
-    note.write_text(str(port), "ascii")
-    return port
-
-
-def is_tuning(home: Path) -> bool:
-    """Whether somebody searches on this machine now, in whatever process."""
-    if not folder(home).exists():
-        return False
-    try:
-        with _lock(home, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def _lock(home: Path, timeout: float) -> FileLock:
-    return FileLock(folder(home) / "lock", timeout=timeout)
-
-
-@contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Two searches at once would measure each other."""
-    folder(home).mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = _lock(home, timeout=_LOOKED_AT)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise EngineError(
-            "busy", "somebody is tuning on this machine already", "wait for its end, or cancel it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Search:
