@@ -75,6 +75,7 @@ def _form() -> Aim | None:
         key=form("tune-rounds", 5),
     )
     if not model.strip():
+        st.caption("Name a model above: then you see what can be searched over.")
         return None
     asked = Wish(
         input_tokens=int(length) if made_up else None,

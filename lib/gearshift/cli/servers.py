@@ -392,6 +392,8 @@ def _show(records: list[Record], as_json: bool) -> None:
         out.print("no server was started here")
         return
     table = Table("server", "state", "pid", "model", "url", box=SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"  # what is cut off cannot be copied
     for record in records:
         pid = str(record.process.pid) if record.process else ""
         cells = (record.name, record.state, pid, record.model, record.url)
