@@ -116,9 +116,10 @@ def _live() -> None:
             number = min(len(series.measured) + 1, series.planned)
             what = "cancelling" if last.cancelling else series.now
             done = len(series.measured) / series.planned
+            of = f" of {series.requests}" if series.requests else ""
             words = (
                 f"run {number} of {series.planned}, {what}: "
-                f"{now.done} answers, {now.failed} failed, {now.tokens} tokens"
+                f"{now.done}{of} answers, {now.failed} failed, {now.tokens} tokens"
             )
         show_progress(last, done, words, "bench-cancel")
         record = last.record()
