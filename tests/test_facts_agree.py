@@ -24,6 +24,15 @@ def test_conda_users_get_the_same_packages():
     assert python[1] == PROJECT["project"]["requires-python"]
 
 
+def test_the_pythons_that_are_told_are_those_that_it_installs_on():
+    first, beyond = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])
+    told = f"Python 3.{first} to 3.{int(beyond) - 1}"
+    guard = (ROOT / "Makefile").read_text("utf-8")
+    assert f"not (3, {first}) <= sys.version_info[:2] < (3, {beyond})" in guard
+    assert f"needs {told}:" in guard
+    assert told in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("file", [".env.example", "README.md"])
 def test_every_setting_is_documented_and_nothing_else(file):
     text = (ROOT / file).read_text("utf-8")
