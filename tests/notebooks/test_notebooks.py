@@ -223,6 +223,7 @@ def test_its_cells_can_fail_and_are_short(notebook):
     """What hides a failure would make a green run worth nothing."""
     for source in texts(notebook, "code"):
         assert "|| true" not in source
+        assert "2>" not in source
         assert not source.startswith("%%bash --")
         assert not re.search(r"(?m)^\s*[!%](?!%bash)", source), source
         assert len(source.splitlines()) <= 25, source
