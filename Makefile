@@ -53,7 +53,7 @@ clean: ## remove the environment and caches
 	rm -rf $(VENV) .engine .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/uv:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gearshift needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "Gearshift needs Python 3.11 to 3.13: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip uninstall --quiet --python $(BIN)/python pip setuptools

@@ -24,6 +24,15 @@ def test_conda_users_get_the_same_packages():
     assert python[1] == PROJECT["project"]["requires-python"]
 
 
+def test_the_pythons_that_are_told_are_those_that_it_installs_on():
+    first, beyond = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])
+    told = f"Python 3.{first} to 3.{int(beyond) - 1}"
+    guard = (ROOT / "Makefile").read_text("utf-8")
+    assert f"not (3, {first}) <= sys.version_info[:2] < (3, {beyond})" in guard
+    assert f"needs {told}:" in guard
+    assert told in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("file", [".env.example", "README.md"])
 def test_every_setting_is_documented_and_nothing_else(file):
     text = (ROOT / file).read_text("utf-8")
@@ -103,3 +112,20 @@ def test_the_handbooks_table_of_models_is_what_the_plan_computes():
         assert float(weights) == pytest.approx(plan.fit.weights_gib, rel=0.015), name
         assert int(cache) * 1024 == plan.fit.kv_bytes_per_token, name
         assert sizes == ", ".join(map(str, plan.legal)), name
+
+
+def test_the_handbooks_worked_examples_are_what_the_plan_computes():
+    text = (ROOT / "data" / "handbook" / "06-choosing-a-model-and-gpu.md").read_text("utf-8")
+    asked = Question("meta-llama/Llama-3.1-8B-Instruct", gpu="L4", max_model_len=8192)
+    fit = forecast(asked, Settings(_env_file=None)).fit
+    room = f"{fit.available_kv_gib:.2f} GiB"
+    tokens = f"about {round(fit.kv_cache_tokens, -2):,} tokens"
+    assert f" − {fit.weights_gib:.2f} − {fit.overhead_gib:.2f} = {room}" in text
+    assert f"{tokens}: {fit.max_concurrency:.1f} requests of 8,192 tokens" in text
+    answers = (ROOT / "data" / "questions.jsonl").read_text("utf-8")
+    assert f"with about {room} of KV cache, which is room for {tokens}." in answers
+    told = re.search(r"with about ([\d,]+) tokens of cache on H100 and ([\d,]+) on A100", text)
+    for gpu, number in zip(("H100", "A100-80GB"), told.groups(), strict=True):
+        asked = Question("meta-llama/Llama-2-70b-chat-hf", gpu=gpu, gpus=2)
+        found = forecast(asked, Settings(_env_file=None)).fit.kv_cache_tokens
+        assert number == f"{round(found, -3):,}", gpu

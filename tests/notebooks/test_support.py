@@ -164,6 +164,20 @@ def test_the_fit_plan_can_be_moved(monkeypatch):
     assert "Qwen/Qwen2.5-7B-Instruct 2 2" in result.value
 
 
+def test_a_size_that_the_heads_forbid_is_answered_with_the_reason(monkeypatch):
+    shown = []
+    monkeypatch.setattr(_widgets, "show_widget", lambda *parts: shown.append(parts))
+    notebook.fit_plan("microsoft/phi-4", card="L4", gpus=4)
+    *_, tensor_parallel, _, _, result = shown[0][0].children
+    assert "tensor parallel 2, pipeline parallel 2" in result.value
+    tensor_parallel.value = 4
+    assert result.value == (
+        "10 KV heads can neither be shared by 4 nor copied evenly. Tensor parallel can be 1, 2, 5."
+    )
+    tensor_parallel.value = 1
+    assert "tensor parallel 1, pipeline parallel 4" in result.value
+
+
 def test_no_context_is_offered_that_the_model_does_not_have(monkeypatch):
     shown = []
     monkeypatch.setattr(_widgets, "show_widget", lambda *parts: shown.append(parts))

@@ -14,6 +14,7 @@ from gearshift.engine import host
 from gearshift.engine.cards import known_cards
 from gearshift.engine.export import serve_command
 from gearshift.engine.forecast import Question, forecast
+from gearshift.engine.geometry import why_not_tensor_parallel
 from gearshift.engine.models import known_models
 from gearshift.engine.monitor import Machine, machine_of
 from gearshift.errors import EngineError
@@ -22,6 +23,7 @@ from gearshift.settings import load_settings
 
 _LENGTHS = [2**power for power in range(10, 18)]
 _USUAL_LENGTH = 8192
+_SIZES = [("as planned", None), *((str(size), size) for size in range(1, 9))]
 _WIDE = widgets.Layout(width="28em")
 
 
@@ -33,6 +35,9 @@ def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: in
         "model": widgets.Dropdown(options=models, value=model, description="model", layout=_WIDE),
         "gpu": widgets.Dropdown(options=known_cards(), value=card, description="GPU", layout=_WIDE),
         "gpus": widgets.IntSlider(gpus, 1, 8, description="GPUs", layout=_WIDE),
+        "tensor_parallel": widgets.Dropdown(
+            options=_SIZES, description="tensor parallel", layout=_WIDE
+        ),
         "max_model_len": context,
         "utilization": widgets.FloatSlider(
             0.92, min=0.3, max=0.98, step=0.01, description="utilization", layout=_WIDE
@@ -57,6 +62,11 @@ def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: in
         except EngineError as problem:
             result.value = f"{escape(problem.message)}<br>{escape(problem.hint)}"
             return problem.message
+        size = chosen["tensor_parallel"]
+        if size and (why := why_not_tensor_parallel(planned.shape, size)):
+            legal = ", ".join(map(str, planned.legal))
+            result.value = why = f"{why}. Tensor parallel can be {legal}."
+            return why
         command = shlex.join(serve_command(planned.launch))
         result.value = f"{memory_html(planned)}<code>{escape(command)}</code>"
         return "\n".join([*memory_words(planned), command])
@@ -64,6 +74,7 @@ def fit_plan(model: str = "Qwen/Qwen2.5-7B-Instruct", card: str = "L4", gpus: in
     fit_context(wanted=_USUAL_LENGTH)
     fields["model"].observe(fit_context, "value")
     for field in fields.values():
+        field.style.description_width = "7em"
         field.observe(update, "value")
     words = update()
     show_widget(widgets.VBox([*fields.values(), result]), result.value, words)
