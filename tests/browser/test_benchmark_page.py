@@ -52,7 +52,7 @@ def test_a_scenario_is_measured_and_its_report_downloaded(workbench, visit, quic
     main.get_by_label("Requests in each run").fill("5000")
     main.get_by_label("Requests in each run").press("Enter")
     main.get_by_role("button", name="Measure").click()
-    expect(main.get_by_text(re.compile(r"at once: [1-9]\d* answers"))).to_be_visible()
+    expect(main.get_by_text(re.compile(r"at once: [1-9]\d* of 5000 answers"))).to_be_visible()
     main.get_by_role("button", name="Cancel").click()
     expect(main.get_by_text("It was cancelled")).to_be_visible()
     expect(main.get_by_text("that was measured to the end")).to_be_visible()
