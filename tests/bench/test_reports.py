@@ -177,7 +177,9 @@ def test_ticks_are_round_and_cover_what_is_drawn(top):
 
 def test_of_a_single_load_bars_tell_the_values(target):
     wish = Wish((2,), 4, input_tokens=10, output_tokens=5)
-    page = html(finished(measure(Series(wish, [target("ttft=10,itl=2")]))))
+    found = finished(measure(Series(wish, [target("ttft=10,itl=2")])))
+    found["runs"][0]["invalid"] = None  # as it may be on a busy machine
+    page = html(found)
     drawn = [ElementTree.fromstring(one) for one in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     bars = [len([part for part in one if part.tag == "rect"]) for one in drawn]
     assert bars == [1, 3, 3]  # throughput; p50, p95, p99 of both times

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gearshift.bench.machine import in_words
+from gearshift.bench.report import label
 from gearshift.errors import GearshiftError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -69,12 +70,12 @@ def outline(name: str, home: Path) -> str:
         found = load(name, home)
     except GearshiftError as wrong:
         return wrong.message
-    rows = found["summary"]
-    servers = ", ".join(dict.fromkeys(row["target"] for row in rows)) or "nothing"
-    people = ", ".join(dict.fromkeys(str(row["concurrency"] or "open loop") for row in rows))
-    speeds = [row["output_tokens_per_s"]["median"] or 0.0 for row in rows]
-    fastest = f"; up to {max(speeds):.1f} tokens/s" if speeds else ""
-    return f"{servers}: {people or 'nobody'} at once{fastest}"
+    measured = found["runs"]
+    servers = ", ".join(dict.fromkeys(map(label, measured)))
+    people = ", ".join(dict.fromkeys(str(run["concurrency"] or "open loop") for run in measured))
+    speeds = [run["output_tokens_per_s"] or 0.0 for run in measured if not run["invalid"]]
+    fastest = f"up to {max(speeds):.1f} tokens/s" if speeds else "no run counts"
+    return f"{servers}: {people} at once; {fastest}"
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
