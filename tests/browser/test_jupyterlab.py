@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ class Lab:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["make", "--old-file=.venv/ready-notebooks", "notebooks"],
-                cwd=folder, env=inherited | variables, stdout=log, stderr=log,
+                cwd=folder, env=inherited | variables, stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while not self.ask("/api/status"):
@@ -73,8 +74,12 @@ class Lab:
             return None
 
     def end(self):
-        self._process.terminate()
+        os.killpg(self._process.pid, signal.SIGTERM)  # make, and what it has started
         self._process.wait(60)
+        deadline = time.monotonic() + 60
+        while self.ask("/api/status"):
+            assert time.monotonic() < deadline, "JupyterLab does not end"
+            time.sleep(0.2)
 
 
 @pytest.fixture

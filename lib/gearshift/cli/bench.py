@@ -300,6 +300,7 @@ def _show(found: dict[str, Any]) -> None:
     table = Table(
         "server", "people", "sent", "failed", *figures, box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
+    table.columns[4].min_width = len(figures[0])  # the others may take two lines
     for run in found["runs"]:
         speed = run["output_tokens_per_s"]
         table.add_row(
