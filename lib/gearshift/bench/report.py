@@ -12,7 +12,7 @@ from gearshift.bench.machine import in_words
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1320px; margin: 2rem auto;
   padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
@@ -20,7 +20,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 svg { width: 100%; font-size: 12px } svg text { fill: currentColor } svg .title { font-weight: 600;
   font-size: 14px } .end { text-anchor: end } .middle { text-anchor: middle }
 .grid { stroke: currentColor; opacity: .15 }
-.wide { overflow-x: auto } table { border-collapse: collapse; white-space: nowrap }
+.wide { overflow-x: auto } table { border-collapse: collapse; white-space: nowrap;
+  font-size: 13.5px }
 th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #8884 }
 th:first-child, td:first-child { text-align: left } .bad { color: #dc2626 }
 pre { background: #8881; padding: .8rem; overflow-x: auto } .quiet { opacity: .75 }
