@@ -46,10 +46,10 @@ class Study:
     def _read(self) -> list[Trial]:
         """What was last written of each trial; the line that a kill has cut is none."""
         last: dict[int, Trial] = {}
-        written = self._path.read_bytes() if self._path.exists() else b""
-        if written and not written.endswith(b"\n"):
+        data = self._path.read_bytes() if self._path.exists() else b""
+        if data and not data.endswith(b"\n"):
             self._append(b"\n")
-        for line in written.splitlines():
+        for line in data.splitlines():
             try:
                 kept = json.loads(line)
             except ValueError:
